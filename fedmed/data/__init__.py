@@ -1,0 +1,1 @@
+"""A hospital's data: how it is declared, read, split, encrypted and checked."""

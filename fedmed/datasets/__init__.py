@@ -1,0 +1,1 @@
+"""Tables that ship with FedMed, each with its licence, attribution and build script beside it."""
