@@ -9,6 +9,7 @@
     │   ├── KeyUnavailable       no key, an unreadable one, or one that others can read
     │   └── PartitionDamaged     wrong key, flipped bit or missing file
     ├── ContractError            the contract could not be run (its verdict is no error)
+    ├── SiteFailed               a hospital's own code failed; only the hospital's log says how
     ├── QuorumNotMet             too few hospitals were admitted, or answered
     ├── ExchangeError
     │   ├── MessageMissing       nothing was posted at this address
@@ -70,6 +71,10 @@ class ContractError(FedMedError):
     """The contract could not be run. A contract that fails is a verdict, not an error."""
 
     exit_code = 3
+
+
+class SiteFailed(FedMedError):
+    """Something unforeseen failed at a hospital. Its message is kept there: it could hold a patient's value."""
 
 
 class QuorumNotMet(FedMedError):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PATIENT = "patient"
 TARGET = "target"
+SPLIT = "split"
 _COMPARISONS: dict[str, Callable[[pd.Series, float], pd.Series]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -119,11 +120,11 @@ class Cohort(Record):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         named = [*self.columns, self.target.column, *filter(None, (self.site_column, self.patient_id))]
-        twice = sorted({name for name in named if named.count(name) > 1} | ({PATIENT, TARGET} & set(self.columns)))
+        twice = sorted({name for name in named if named.count(name) > 1} | ({PATIENT, TARGET, SPLIT} & set(self.columns)))
         if twice:
             raise ValueError(
                 f"{', '.join(twice)}: a name may serve once, as an input, the target, the site or the patient;"
-                f" {PATIENT!r} and {TARGET!r} are FedMed's own"
+                f" {PATIENT!r}, {TARGET!r} and {SPLIT!r} are FedMed's own"
             )
         return self
 

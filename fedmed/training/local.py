@@ -16,10 +16,10 @@ from fedmed.weights import Weights
 class TrainingOptions(Record):
     """How a hospital trains within a round, and for how many rounds."""
 
-    rounds: int = Field(30, ge=1, le=10_000, description="rounds of the run")
+    rounds: int = Field(40, ge=1, le=10_000, description="rounds of the run")
     local_epochs: int = Field(1, ge=1, description="passes over a hospital's training rows within a round")
     batch_size: int = Field(32, ge=1, description="rows a step; the last batch of an epoch may be smaller")
-    learning_rate: float = Field(0.1, gt=0, description="step size of the local SGD")
+    learning_rate: float = Field(0.3, gt=0, description="step size of the local SGD")
     l2: float = Field(0.001, ge=0, description="factor η of the penalty η‖θ‖² on the weights (not on intercepts)")
     seed: int = Field(2026, ge=0, description="public seed of the run: starting weights and batch order")
 

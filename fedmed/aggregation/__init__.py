@@ -1,0 +1,1 @@
+"""How updates become one model: exact integer sums, and strategies over them."""

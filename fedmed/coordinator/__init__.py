@@ -1,0 +1,1 @@
+"""What the coordinator does: invite, aggregate, choose. It knows a hospital only by its messages."""

@@ -1,0 +1,116 @@
+"""Who takes part: the hospitals whose data keep the contract, if they are enough."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Self
+
+from fedmed.data.partition import PartitionReceipt
+from fedmed.errors import QuorumNotMet, WorkspaceError
+from fedmed.exchange.base import Exchange, fetch
+from fedmed.exchange.messages import COORDINATOR, Address, Admission, Invitation
+from fedmed.settings import Settings
+from fedmed.typed_yaml import Record
+
+
+class Admissions(Record):
+    """The answers of all hospitals that were asked, and of which partitions."""
+
+    validation: str
+    sites: dict[str, Admission]
+
+    @classmethod
+    def gather(cls, validation: str, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange) -> Self:
+        """From the answers in the exchange; a hospital that failed to answer is quarantined for that."""
+        sites = {
+            site: fetch(exchange, Address(validation, 0, "admission", site, COORDINATOR), Admission) for site in answered
+        }
+        for site, reason in failed.items():
+            sites[site] = Admission(
+                run=validation,
+                sender=site,
+                admitted=False,
+                failed=(f"validation: {reason}",),
+                expectations=0,
+                fingerprint=None,
+                rows={},
+            )
+        return cls(validation=validation, sites=dict(sorted(sites.items())))
+
+    @property
+    def admitted(self) -> list[str]:
+        """Names of the admitted hospitals, sorted."""
+        return sorted(site for site, admission in self.sites.items() if admission.admitted)
+
+    @property
+    def quarantined(self) -> dict[str, tuple[str, ...]]:
+        """Quarantined hospital → the expectations that its data failed."""
+        return {site: message.failed for site, message in sorted(self.sites.items()) if not message.admitted}
+
+
+def digest_of(*parts: object) -> str:
+    """SHA-256 of JSON-able parts, keys sorted."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """SHA-256 of FedMed's own sources: another version of the code is another run."""
+    digest = hashlib.sha256()
+    root = Path(str(resources.files("fedmed")))
+    for source in sorted(root.rglob("*.py")):
+        digest.update(source.relative_to(root).as_posix().encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
+
+
+def read_receipts(folder: Path, settings: Settings) -> dict[str, PartitionReceipt]:
+    """Every hospital's partition receipt.
+
+    Raises:
+        WorkspaceError: if a hospital has not partitioned its data.
+    """
+    receipts = {}
+    for site in sorted(settings.federation.sites):
+        path = folder / f"{site}.json"
+        if not path.exists():
+            raise WorkspaceError(f"{site} has not partitioned its data; run `fedmed data partition --site {site}`")
+        receipts[site] = PartitionReceipt.model_validate_json(path.read_bytes())
+    return receipts
+
+
+def validation_id(settings: Settings, receipts: Mapping[str, PartitionReceipt]) -> str:
+    """The name of one validation: what is asked, of which partitions."""
+    fingerprints = {site: receipt.model_dump() for site, receipt in receipts.items()}
+    return "validation-" + digest_of(fingerprints, settings.privacy.model_dump(), code_digest())[:10]
+
+
+def invite_to_validate(settings: Settings, receipts: Mapping[str, PartitionReceipt]) -> list[Invitation]:
+    """One invitation a hospital, in site order."""
+    run = validation_id(settings, receipts)
+    minimum_cell = settings.privacy.minimum_cell
+    return [Invitation(run=run, recipient=site, purpose="validate", minimum_cell=minimum_cell) for site in sorted(receipts)]
+
+
+def check_quorum(
+    present: int, settings: Settings, what: str, absent: Mapping[str, object], quorum: int | None = None
+) -> None:
+    """Stop if fewer hospitals than the quorum (by default federation.quorum) are there.
+
+    Raises:
+        QuorumNotMet: saying how many are missing, who and why.
+    """
+    quorum = settings.federation.quorum if quorum is None else quorum
+    if present >= quorum:
+        return
+    reasons = "; ".join(f"{site}: {_words(reason)}" for site, reason in sorted(absent.items()))
+    raise QuorumNotMet(
+        f"{what}: {present} of {len(settings.federation.sites)} hospitals, but the quorum (federation.quorum) is"
+        f" {quorum}. {reasons}"
+    )
+
+
+def _words(reason: object) -> str:
+    return ", ".join(map(str, reason)) if isinstance(reason, tuple | list) else str(reason)

@@ -1,0 +1,87 @@
+"""Agree on a run: its name, its plan and its first model. From then on nothing of it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.statistics import pool_statistics
+from fedmed.aggregation.strategies import STRATEGIES
+from fedmed.coordinator.admission import Admissions, code_digest, digest_of
+from fedmed.data.cohort import Cohort
+from fedmed.errors import QuorumNotMet
+from fedmed.exchange.base import Exchange, fetch, reference
+from fedmed.exchange.messages import COORDINATOR, Address, GlobalModel, Invitation, Plan, Statistics
+from fedmed.models.encoding import feature_names
+from fedmed.models.networks import build_network, initial_weights
+from fedmed.seeds import torch_generator
+from fedmed.settings import Settings
+from fedmed.weights import Layout, from_bytes, to_bytes
+
+
+def run_id(settings: Settings, cohort: Cohort, admissions: Admissions) -> str:
+    """The name of a run: a digest of all that decides its weights (parameters, partitions, declaration, code)."""
+    parameters = settings.model_dump(include={"split", "privacy", "model", "training", "aggregation"})
+    partitions = {site: admissions.sites[site].fingerprint for site in admissions.admitted}
+    return digest_of(parameters, partitions, cohort.digest, code_digest())[:12]
+
+
+def invite_to_statistics(run: str, sites: Iterable[str], settings: Settings) -> list[Invitation]:
+    """Ask for the sums from which all hospitals' means and deviations follow."""
+    cell = settings.privacy.minimum_cell
+    return [Invitation(run=run, recipient=site, purpose="statistics", minimum_cell=cell) for site in sorted(sites)]
+
+
+def make_plan(
+    run: str, settings: Settings, cohort: Cohort, admissions: Admissions, answered: Iterable[str], exchange: Exchange
+) -> Plan:
+    """Post the plan of a run, and the weights that it starts from.
+
+    Args:
+        run: its name.
+        settings: the public parameters.
+        cohort: the declaration.
+        admissions: for the hospitals' training rows, the weights of their updates.
+        answered: the hospitals that sent their statistics.
+        exchange: where those are, and where the plan goes.
+    """
+    participants = tuple(sorted(answered))
+    sums = [_sums(run, site, cohort, exchange) for site in participants]
+    plan = Plan(
+        run=run,
+        participants=participants,
+        cohort=cohort,
+        statistics=pool_statistics(sums, cohort),
+        network=settings.model,
+        training=settings.training,
+        aggregation=settings.aggregation,
+        grid=FixedPoint(
+            bits=settings.aggregation.bits,
+            limit=settings.aggregation.limit,
+            weight=sum(_weights(settings, admissions, participants).values()),
+        ),
+    )
+    exchange.post(plan)
+    network = build_network(len(feature_names(cohort)), plan.network)
+    start = to_bytes(initial_weights(network, torch_generator(plan.training.seed, run, "start")))
+    exchange.post(GlobalModel(run=run, payload=reference(start), participants=participants), start)
+    return plan
+
+
+def _weights(settings: Settings, admissions: Admissions, participants: Iterable[str]) -> Mapping[str, int]:
+    weigh = STRATEGIES[settings.aggregation.strategy]
+    weights = {}
+    for site in participants:
+        rows = admissions.sites[site].rows.get("train")
+        if rows is None:
+            raise QuorumNotMet(f"{site}: too few training rows to tell how many; it cannot be weighed and takes no part")
+        weights[site] = weigh(rows)
+    return weights
+
+
+def _sums(run: str, site: str, cohort: Cohort, exchange: Exchange) -> Tensor:
+    message = fetch(exchange, Address(run, 0, "statistics", site, COORDINATOR), Statistics)
+    expected = {"sums": Layout("I64", (3 * len(cohort.numbers()),))}
+    return from_bytes(exchange.payload(message.payload), expected)["sums"]

@@ -1,0 +1,70 @@
+"""Everything that goes into the registry with a model: parameters, rounds, evidence from every hospital, lineage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedmed.coordinator.admission import Admissions, digest_of
+from fedmed.coordinator.evaluation import Evaluation, read_evaluation
+from fedmed.coordinator.history import History, read_history
+from fedmed.coordinator.runs import read_admissions
+from fedmed.errors import WorkspaceError
+from fedmed.evaluation import plots
+from fedmed.lineage import git_commit, locked
+from fedmed.registry import Release
+from fedmed.workspace import Workspace
+
+
+def release_of(workspace: Workspace) -> Release:
+    """Gather the release of the last training run.
+
+    Raises:
+        WorkspaceError: if training or evaluation is missing, or they are of different runs.
+    """
+    settings = workspace.settings()
+    history, bundle = read_history(workspace.training_folder)
+    evaluation = read_evaluation(workspace.evaluation_folder)
+    admissions = read_admissions(workspace)
+    if (evaluation.run, evaluation.round) != (history.run, history.chosen):
+        raise WorkspaceError(
+            f"the evaluation is of run {evaluation.run}, round {evaluation.round}, the model of run {history.run},"
+            f" round {history.chosen}; `fedmed run` tests it"
+        )
+    parameters = settings.model_dump(mode="json")
+    return Release(
+        run=history.run,
+        model_folder=workspace.training_folder / "model",
+        parameters=parameters,
+        rounds=[record.model_dump(mode="json") for record in history.rounds],
+        admissions={site: message.model_dump(mode="json") for site, message in admissions.sites.items()},
+        evaluation=evaluation_table(evaluation),
+        lineage=_lineage(workspace, history, admissions, digest_of(parameters)),
+        plots=draw(workspace, history, evaluation),
+        findings=[report.comparison["sentence"] for report in evaluation.sites.values()],
+    )
+
+
+def evaluation_table(evaluation: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:
+    """Hospital → model → metric → measurement, the majority's accuracy among them."""
+    table = {}
+    for site, report in evaluation.sites.items():
+        majority = report.comparison["accuracy"].get("majority")
+        table[site] = {**report.measurements, **({"majority": {"accuracy": majority}} if majority else {})}
+    return table
+
+
+def _lineage(workspace: Workspace, history: History, admissions: Admissions, parameters: str) -> dict[str, Any]:
+    hashes = locked(workspace.root)
+    sites = {}
+    for site in history.participants:
+        entry = {"fingerprint": admissions.sites[site].fingerprint or ""}
+        if md5 := hashes.get(f"sites/{site}/partition"):
+            entry["dvc"] = md5
+        sites[site] = entry
+    return {
+        "git_commit": git_commit(workspace.root),
+        "parameters_hash": parameters,
+        "plan": history.plan,
+        "sites": sites,
+        "participants": {str(record.round): list(record.participants) for record in history.rounds},
+    }

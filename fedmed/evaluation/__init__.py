@@ -1,0 +1,1 @@
+"""How good a model is, how surely that is known, and whether federating helped."""

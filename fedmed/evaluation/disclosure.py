@@ -1,0 +1,64 @@
+"""Which measurements would tell how many patients are in a small class, and so stay in the hospital."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fedmed.evaluation.metrics import METRICS, THRESHOLD, checked
+from fedmed.privacy.cells import DEFAULT_MINIMUM, checked_minimum, may_publish
+
+NAMES = ("rows", *METRICS)
+PER_CLASS = frozenset({"auroc", "auprc", "sensitivity", "specificity", "calibration_slope", "calibration_intercept"})
+
+
+def withheld(probability: ArrayLike, label: ArrayLike, minimum_cell: int = DEFAULT_MINIMUM) -> frozenset[str]:
+    """Names of the measurements that may not leave the hospital.
+
+    Args:
+        probability: predictions of shape `(rows,)`.
+        label: 0 or 1, of shape `(rows,)`.
+        minimum_cell: the fewest patients that a published cell may hold.
+
+    Raises:
+        ValueError: for what is no probability or label, or a minimum cell under 5.
+
+    Guarantees:
+        - Fewer rows than `minimum_cell`: everything.
+        - Fewer in a class: the prevalence and every ratio over one class (AUROC, AUPRC, sensitivity, specificity,
+          calibration), for both classes alike.
+        - Fewer in a class, and all rows decided alike: the accuracy too, which is then the share of a class.
+        - Fewer in a class, and fewer than `minimum_cell` different predictions, in hundredths: the Brier score and the
+          log loss too. They are two equations for the class counts, and whoever holds the model may know the few values
+          that it takes.
+
+    Cells are classes of patients; the number of a model's errors is not treated as one. What remains hints at the size
+    of a class (an accurate model with a low Brier score) without giving it, unless somebody knows the predictions of
+    these very rows, and so the patients.
+
+    >>> few_ill = [1, 1] + [0] * 35
+    >>> sorted(withheld([0.1] * 37, few_ill) - PER_CLASS)
+    ['accuracy', 'brier', 'log_loss', 'prevalence']
+    """
+    p, y = checked(probability, label)
+    if p.size < checked_minimum(minimum_cell):
+        return frozenset(NAMES)
+    if may_publish(class_counts(y), minimum_cell):
+        return frozenset()
+    hidden = PER_CLASS | {"prevalence"}
+    if np.unique(p >= THRESHOLD).size == 1:
+        hidden |= {"accuracy"}
+    if np.unique(np.round(p, 2)).size < minimum_cell:
+        hidden |= {"brier", "log_loss"}
+    return hidden
+
+
+def class_counts(label: ArrayLike) -> dict[str, int]:
+    """Patients of either class, for :mod:`fedmed.privacy.cells`.
+
+    >>> class_counts([0, 1, 1])
+    {'negative': 1, 'positive': 2}
+    """
+    y = np.asarray(label)
+    positive = int(y.sum())
+    return {"negative": y.size - positive, "positive": positive}

@@ -1,0 +1,265 @@
+"""A run in four pictures: how it converged, each hospital's ROC and calibration, and the models against each other.
+
+They are drawn from what left the hospitals (JSON or records), so they can show no more than that. Matplotlib is imported
+when something is drawn, and only its file writer: no window, no global state. Colours are those of Okabe & Ito (2008),
+which the colour-blind can tell apart, and every model has a marker of its own as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedmed.evaluation.measurement import SUPPRESSED, Measurement, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#333333"
+COLUMNS = 4
+# Model → colour, marker, name on the plot. A model that is not here is drawn in grey under its own name.
+MODELS: dict[str, tuple[str, str, str]] = {
+    "federated": (BLUE, "o", "federated"),
+    "own": (ORANGE, "s", "trained alone"),
+    "alone": (ORANGE, "s", "trained alone"),
+    "pooled": (GREEN, "D", "all data pooled"),
+    "majority": (GREY, "v", "majority class"),
+}
+TITLES = {"accuracy": "Accuracy", "brier": "Brier score", "auroc": "AUROC", "log_loss": "Log loss"}
+_LOWER_IS_BETTER = frozenset({"brier", "log_loss"})
+_STYLE = {
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+}
+
+
+def draw(
+    folder: Path,
+    *,
+    rounds: Sequence[Mapping[str, Any]],
+    chosen: int,
+    evaluation: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    curves: Mapping[str, Mapping[str, Any]],
+) -> tuple[Path, ...]:
+    """Draw all of them into `folder`.
+
+    Args:
+        folder: made if there is none.
+        rounds: as in :func:`convergence`.
+        chosen: the round that was kept.
+        evaluation: hospital → model → metric → measurement, as in :func:`comparison`.
+        curves: hospital → `roc` and `calibration` of the federated model, None where they may not be told.
+
+    Returns:
+        `convergence.png`, `roc.png`, `calibration.png`, `accuracy.png` and `brier.png`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    federated = {site: of_models.get("federated", {}) for site, of_models in evaluation.items()}
+    one = {site: entry.get("roc") for site, entry in curves.items()}
+    other = {site: entry.get("calibration") for site, entry in curves.items()}
+    convergence(folder / "convergence.png", rounds, chosen)
+    roc(folder / "roc.png", one, federated)
+    calibration(folder / "calibration.png", other, federated)
+    for metric in ("accuracy", "brier"):
+        comparison(folder / f"{metric}.png", evaluation, metric)
+    names = ("convergence", "roc", "calibration", "accuracy", "brier")
+    return tuple(folder / f"{name}.png" for name in names)
+
+
+def convergence(path: Path, rounds: Sequence[Mapping[str, Any]], chosen: int) -> None:
+    """The validation loss of all hospitals and of each, round by round.
+
+    Args:
+        path: the PNG to write.
+        rounds: of each round `round`, `validation_loss` and `sites`: hospital → `validation_loss`, where it answered.
+        chosen: the round that was kept; it is marked.
+    """
+    sites = sorted({site for record in rounds for site in record.get("sites", {})})
+    everyone = [(int(record["round"]), record.get("validation_loss")) for record in rounds]
+    with _grid(path, len(sites) + 1, "Loss on the validation rows, by round", sharey=True) as panels:
+        for axes, site in zip(panels, ["", *sites], strict=True):
+            own = [(int(r["round"]), r.get("sites", {}).get(site, {}).get("validation_loss")) for r in rounds]
+            axes.set_title(site or "all hospitals")
+            if site:
+                axes.plot(*_points(everyone), color=GREY, linewidth=1)
+            _loss(axes, own if site else everyone, chosen)
+            axes.set_xlabel("round" + ("" if site else f"; {chosen} was kept"))
+        if sites:
+            steps, losses = _points(everyone)
+            if steps:
+                first = panels[1]
+                first.annotate(
+                    "all", (steps[0], losses[0]), xytext=(4, 4), textcoords="offset points", color="#666666", fontsize=8
+                )
+        panels[0].set_ylabel("log loss")
+
+
+def roc(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each hospital's receiver operating characteristic on its test rows.
+
+    Args:
+        path: the PNG to write.
+        curves: hospital → :class:`~fedmed.evaluation.curves.RocCurve` or its JSON; None where it may not be told.
+        measured: hospital → metric → measurement; `auroc` is written beside the curve, or why there is none.
+    """
+    with _grid(path, len(curves), "Receiver operating characteristic on the test rows", square=True) as panels:
+        for axes, (site, curve) in zip(panels, curves.items(), strict=True):
+            axes.set_title(site)
+            axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+            area = _measurement(measured.get(site, {}).get("auroc"))
+            if curve is None:
+                _say(axes, area)
+                continue
+            points = _plain(curve)
+            axes.plot(points["false_positive_rate"], points["true_positive_rate"], color=BLUE, linewidth=1.8)
+            axes.text(0.97, 0.05, f"AUROC\n{area}", ha="right", va="bottom", fontsize=9)
+        for axes in panels:
+            _unit(axes, "false positive rate", "true positive rate" if axes is panels[0] else "")
+
+
+def calibration(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each hospital's observed against predicted risk on its test rows; a dot's area is its number of rows.
+
+    Args:
+        path: the PNG to write.
+        curves: hospital → a sequence of :class:`~fedmed.evaluation.curves.CalibrationBin` or their JSON, or None.
+        measured: hospital → metric → measurement; `calibration_slope` is written beside the dots.
+    """
+    with _grid(path, len(curves), "Observed against predicted risk on the test rows", square=True) as panels:
+        for axes, (site, curve) in zip(panels, curves.items(), strict=True):
+            axes.set_title(site)
+            axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
+            slope = _measurement(measured.get(site, {}).get("calibration_slope"))
+            if curve is None:
+                _say(axes, slope)
+                continue
+            bins = [_plain(entry) for entry in curve]
+            x, y = [entry["mean_prediction"] for entry in bins], [entry["observed_share"] for entry in bins]
+            axes.plot(x, y, color=BLUE, linewidth=1)
+            axes.scatter(x, y, s=[3 * entry["rows"] for entry in bins], color=BLUE, alpha=0.85, linewidths=0, zorder=3)
+            for entry in bins:
+                at = (entry["mean_prediction"], entry["observed_share"])
+                away = 4 + math.sqrt(3 * entry["rows"]) / 2
+                axes.annotate(
+                    f"{entry['rows']}", at, xytext=(0, away), textcoords="offset points", ha="center", fontsize=8
+                )
+            axes.text(0.97, 0.05, f"slope\n{slope}", ha="right", va="bottom", fontsize=9)
+        for axes in panels:
+            _unit(axes, "predicted risk", "observed share (rows above the dot)" if axes is panels[0] else "")
+
+
+def comparison(path: Path, evaluation: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> None:
+    """One metric of every model at each hospital, with its 95 % interval.
+
+    Args:
+        path: the PNG to write.
+        evaluation: hospital → model → metric → measurement, as a record or JSON.
+        metric: which one.
+    """
+    models = [name for name in MODELS if any(name in of_models for of_models in evaluation.values())]
+    models += sorted({name for of_models in evaluation.values() for name in of_models} - set(models))
+    models = [name for name in models if any(metric in of_models.get(name, {}) for of_models in evaluation.values())]
+    better = "lower" if metric in _LOWER_IS_BETTER else "higher"
+    title = f"{TITLES.get(metric, metric.replace('_', ' '))} on the test rows, with 95 % intervals ({better} is better)"
+    with _grid(path, len(evaluation), title, sharex=True, sharey=True, height=0.9 + 0.34 * len(models)) as panels:
+        for axes, (site, of_models) in zip(panels, evaluation.items(), strict=True):
+            axes.set_title(site)
+            axes.set_ylim(len(models) - 0.5, -0.6)
+            axes.set_yticks(range(len(models)), [MODELS.get(name, ("", "", name))[2] for name in models])
+            axes.tick_params(axis="y", length=0)
+            axes.spines["left"].set_visible(False)
+            for place, name in enumerate(models):
+                colour, marker, _ = MODELS.get(name, (GREY, "o", name))
+                _bar(axes, place, _measurement(of_models.get(name, {}).get(metric)), colour, marker)
+
+
+def _bar(axes: Axes, place: int, measured: Measurement, colour: str, marker: str) -> None:
+    if measured.value is None:
+        known = [bound for bound in (measured.low, measured.high) if bound is not None]
+        if known:
+            axes.plot(known, [place], marker=5 if measured.low is not None else 4, color=colour, markersize=7)
+            axes.annotate(str(measured), (known[0], place - 0.2), ha="center", va="bottom", fontsize=8)
+        else:
+            axes.text(0.02, place, measured.reason, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        return
+    if measured.low is not None and measured.high is not None:
+        axes.plot((measured.low, measured.high), (place, place), color=colour, linewidth=2, alpha=0.55)
+    axes.plot(measured.value, place, marker=marker, color=colour, markersize=6.5)
+    axes.annotate(number(measured.value), (measured.value, place - 0.2), ha="center", va="bottom", fontsize=8)
+
+
+def _loss(axes: Axes, points: Sequence[tuple[int, float | None]], chosen: int) -> None:
+    steps, losses = _points(points)
+    axes.plot(steps, losses, color=BLUE, linewidth=1.6)
+    axes.axvline(chosen, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    if chosen in steps:
+        kept = losses[steps.index(chosen)]
+        axes.plot(chosen, kept, marker="o", color=BLUE, markersize=5.5)
+        left = chosen > (steps[0] + steps[-1]) / 2
+        axes.annotate(
+            number(kept),
+            (chosen, kept),
+            xytext=(-5 if left else 5, 5),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontweight="bold",
+            color=BLUE,
+        )
+
+
+def _points(points: Sequence[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
+    known = [(step, loss) for step, loss in points if loss is not None]
+    return [step for step, _ in known], [loss for _, loss in known]
+
+
+def _unit(axes: Axes, below: str, beside: str) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), xlabel=below, ylabel=beside)
+
+
+def _say(axes: Axes, why: Measurement) -> None:
+    """A panel without a curve says why; a curve is withheld only where a class is small."""
+    words = why.reason or SUPPRESSED.reason
+    box = {"facecolor": "white", "edgecolor": "none"}
+    axes.text(0.5, 0.5, f"{words}:\ntoo few patients\nof a class", ha="center", va="center", fontsize=9, bbox=box)
+
+
+def _measurement(entry: Any) -> Measurement:
+    if entry is None:
+        return SUPPRESSED
+    return entry if isinstance(entry, Measurement) else Measurement.model_validate(entry)
+
+
+def _plain(entry: Any) -> Mapping[str, Any]:
+    return dict(entry.model_dump()) if hasattr(entry, "model_dump") else dict(entry)
+
+
+class _grid:  # noqa: N801  # reads as a function
+    """A figure of small panels under one title, written when the block ends; there is at least one panel."""
+
+    def __init__(
+        self,
+        path: Path,
+        panels: int,
+        title: str,
+        *,
+        sharex: bool = False,
+        sharey: bool = False,
+        square: bool = False,
+        height: float = 2.5,
+    ) -> None:
+        self._path, self._panels, self._title = path, max(panels, 1), title
+        self._shared, self._square, self._height = (sharex, sharey), square, height

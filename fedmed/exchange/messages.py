@@ -1,0 +1,209 @@
+"""Every message that passes between coordinator and hospitals: typed, frozen, JSON, with payloads by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.strategies import AggregationOptions
+from fedmed.data.cohort import Cohort
+from fedmed.errors import MessageRefused
+from fedmed.models.encoding import InputStatistics
+from fedmed.models.networks import ModelOptions
+from fedmed.training.local import TrainingOptions
+from fedmed.typed_yaml import Record
+
+COORDINATOR = "coordinator"
+EVERYONE = "everyone"
+LARGEST_MESSAGE = 1 << 20
+
+Party = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Purpose = Literal["validate", "statistics", "train", "evaluate", "test"]
+
+
+class Payload(Record):
+    """Bytes that travel beside a message, named by what they are."""
+
+    sha256: Digest
+    size: int = Field(ge=0)
+
+
+class Address(NamedTuple):
+    """Where a message stands. It follows from what the message is, so it can be written only once."""
+
+    run: str
+    round: int
+    topic: str
+    sender: str
+    recipient: str
+
+
+class Message(Record):
+    """What every message carries."""
+
+    kind: str
+    run: Party
+    round: int = Field(0, ge=0)
+    sender: Party
+    recipient: Party
+    payload: Payload | None = None
+
+    @property
+    def topic(self) -> str:
+        """The last part of the address that is not a party."""
+        return self.kind
+
+    @property
+    def address(self) -> Address:
+        """Where the message stands in an exchange."""
+        return Address(self.run, self.round, self.topic, self.sender, self.recipient)
+
+
+class Invitation(Message):
+    """Coordinator to site: what to do, on which model, under which plan."""
+
+    kind: Literal["invitation"] = "invitation"
+    sender: Party = COORDINATOR
+    purpose: Purpose
+    minimum_cell: int = Field(ge=5)
+    plan: Digest | None = None
+    models: dict[str, Payload] = {}
+    resamples: int = Field(0, ge=0)
+
+    @property
+    def topic(self) -> str:
+        """One topic a purpose."""
+        return f"invite-{self.purpose}"
+
+
+class Plan(Message):
+    """Coordinator to everyone, once a run: all that decides how hospitals train. It never changes within a run."""
+
+    kind: Literal["plan"] = "plan"
+    sender: Party = COORDINATOR
+    recipient: Party = EVERYONE
+    participants: tuple[Party, ...]
+    cohort: Cohort
+    statistics: InputStatistics
+    network: ModelOptions
+    training: TrainingOptions
+    aggregation: AggregationOptions
+    grid: FixedPoint
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the plan: every invitation of the run names it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class GlobalModel(Message):
+    """Coordinator to everyone: the weights after a round (round 0: the start), and who took part in them."""
+
+    kind: Literal["model"] = "model"
+    sender: Party = COORDINATOR
+    recipient: Party = EVERYONE
+    participants: tuple[Party, ...] = ()
+    payload: Payload
+
+
+class Admission(Message):
+    """Site to coordinator: whether its data keep the contract. A count that is too small is absent, not zero."""
+
+    kind: Literal["admission"] = "admission"
+    recipient: Party = COORDINATOR
+    admitted: bool
+    failed: tuple[str, ...]
+    expectations: int
+    fingerprint: Digest | None
+    rows: dict[str, int | None]
+
+
+class Statistics(Message):
+    """Site to coordinator: sums of its number columns, in the payload."""
+
+    kind: Literal["statistics"] = "statistics"
+    recipient: Party = COORDINATOR
+    payload: Payload
+
+
+class Update(Message):
+    """Site to coordinator: its weighted change of the base model, in the payload, and its training loss."""
+
+    kind: Literal["update"] = "update"
+    recipient: Party = COORDINATOR
+    plan: Digest
+    base: Digest
+    weight: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    loss: float
+    payload: Payload
+
+
+class RoundEvaluation(Message):
+    """Site to coordinator: how the round's model does on its validation rows. Absent where cells are small."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    recipient: Party = COORDINATOR
+    model: Digest
+    rows: int | None
+    log_loss: float | None
+    accuracy: float | None
+    auroc: float | None
+
+
+class TestReport(Message):
+    """Site to coordinator: every model's measurements on its test rows, curves, and whether federating helped it."""
+
+    __test__ = False  # not a test case, whatever its name begins with
+
+    kind: Literal["report"] = "report"
+    recipient: Party = COORDINATOR
+    models: dict[str, Digest]
+    measurements: dict[str, dict[str, Any]]
+    comparison: dict[str, Any]
+    curves: dict[str, Any]
+
+
+AnyMessage = Annotated[
+    Invitation | Plan | GlobalModel | Admission | Statistics | Update | RoundEvaluation | TestReport,
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyMessage)
+
+
+def encode(message: Message) -> bytes:
+    """The message as JSON; equal messages give equal bytes."""
+    return message.model_dump_json().encode()
+
+
+def decode(data: bytes) -> Any:
+    """The message in `data`.
+
+    Raises:
+        MessageRefused: if it is oversized, malformed, or of no known kind.
+    """
+    if len(data) > LARGEST_MESSAGE:
+        raise MessageRefused(f"message: expected at most {LARGEST_MESSAGE} bytes, got {len(data)}")
+    try:
+        return _ADAPTER.validate_json(data)
+    except ValidationError as problem:
+        where = "; ".join(".".join(map(str, entry["loc"])) + ": " + entry["type"] for entry in problem.errors()[:5])
+        raise MessageRefused(f"message: not what its kind asks for ({where})") from None
+
+
+class Receipt(Record):
+    """What a task returns in place of data: who, when, how much, how long, and the digest of what was posted."""
+
+    site: str
+    round: int
+    topic: str
+    rows: int | None = None
+    loss: float | None = None
+    seconds: float
+    size: int
+    sha256: str
+    reused: bool = False

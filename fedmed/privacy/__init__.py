@@ -1,0 +1,1 @@
+"""What may leave a hospital: small cells and what follows from them."""

@@ -1,0 +1,43 @@
+"""The code that MLflow copies beside a model's weights and runs to serve it ("models from code"): nothing is unpickled.
+
+:mod:`fedmed.registry` hands MLflow this file's path; nothing in FedMed imports it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from fedmed.models.bundle import load_bundle
+from fedmed.serving.prediction import predict
+
+# A refused request would otherwise be quoted in messages, and it is a patient's row. MLflow reads this at each request.
+os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
+
+
+class FederatedModel(PythonModel):
+    """A FedMed model bundle behind MLflow's interface."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read weights and description from the model's own folder, checked against each other."""
+        self._bundle = load_bundle(Path(context.artifacts["description"]).parent)
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002  # MLflow's interface
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002  # MLflow's interface
+    ) -> pd.DataFrame:
+        """`probability` and `reason` of every row; a row outside the contract has no probability, and a reason."""
+        answers = predict(self._bundle, model_input)
+        probability = answers["probability"].astype("object")
+        # None and not NaN, which the scoring server would write into its answer although JSON knows none.
+        return pd.DataFrame({"probability": probability.where(probability.notna(), None), "reason": answers["reason"]})
+
+
+set_model(FederatedModel())

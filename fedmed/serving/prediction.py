@@ -1,0 +1,106 @@
+"""What a model answers to a row that it is asked about: a probability, or the columns that keep it from giving one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from fedmed.data.cohort import Cohort, Column
+from fedmed.data.contract import rows_outside
+from fedmed.data.reading import MISSING
+from fedmed.errors import RecordsError
+from fedmed.evaluation.metrics import THRESHOLD
+from fedmed.models.bundle import ModelBundle
+
+
+def predict(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
+    """A probability for every row inside the contract, and for every other row the reason why it has none.
+
+    Args:
+        bundle: the model.
+        rows: at least the columns that may not be missing; one that the model imputes may be left out, and others are
+            not looked at. Numbers as numbers, categories as their declared codes; a declared missing code, NaN or None
+            stands for a missing value.
+
+    Returns:
+        One line a row, in order, on a fresh index: `row` (from 1), `probability` of the positive class (NaN without),
+        `predicted` (1 from a probability of .5, else 0; <NA> without) and `reason`, empty or such as "outside the
+        contract: age, chol".
+
+    Raises:
+        RecordsError: a column that may not be missing is absent, or a column stands twice.
+
+    Guarantees:
+        - A row outside the contract is never scored, and does not change what the others get.
+        - `reason` names columns, never a value.
+    """
+    cohort = bundle.description.cohort
+    asked = as_declared(rows, cohort)
+    outside = rows_outside(cohort, asked)
+    inside = [position for position in range(len(asked)) if position not in outside]
+    given = np.full(len(asked), np.nan)
+    if inside:
+        given[inside] = bundle.probabilities(_typed(asked.iloc[inside], cohort))
+    probability = pd.Series(given)
+    reasons = [f"outside the contract: {', '.join(outside[n])}" if n in outside else "" for n in range(len(asked))]
+    return pd.DataFrame(
+        {
+            "row": range(1, len(asked) + 1),
+            "probability": probability,
+            "predicted": (probability >= THRESHOLD).astype("Int64").mask(probability.isna()),
+            "reason": pd.Series(reasons, dtype="object"),
+        }
+    )
+
+
+def as_declared(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+    """The cohort's columns on a fresh index; None where a value is missing as declared, or its column left out.
+
+    Rows that :mod:`fedmed.data.reading` has cleaned come out as they are.
+
+    Raises:
+        RecordsError: a column that may not be missing is absent, or a column stands twice.
+    """
+    names = list(rows.columns)
+    absent = [name for name, column in cohort.columns.items() if name not in names and column.missing == "refuse"]
+    if absent:
+        raise RecordsError(
+            f"cohort {cohort.name}: expected each column that may not be missing; absent: {', '.join(absent)}"
+        )
+    if twice := [name for name in cohort.columns if names.count(name) > 1]:
+        raise RecordsError(f"cohort {cohort.name}: expected each column once; twice: {', '.join(twice)}")
+    fresh = rows.reset_index(drop=True)
+    nothing = pd.Series([None] * len(fresh), dtype="object")
+    return pd.DataFrame(
+        {
+            name: _missing_marked(fresh[name], column) if name in names else nothing
+            for name, column in cohort.columns.items()
+        }
+    )
+
+
+def example(cohort: Cohort) -> pd.DataFrame:
+    """One made-up row: the middle of each range, whole where the column is, and the first category of each column."""
+    row: dict[str, float | str] = {}
+    for name, column in cohort.columns.items():
+        if column.range is None:
+            row[name] = next(iter(column.categories or {}))
+        else:
+            middle = sum(column.range) / 2
+            row[name] = float(round(middle)) if column.type == "integer" else middle
+    return pd.DataFrame([row])
+
+
+def _missing_marked(values: pd.Series, column: Column) -> pd.Series:
+    if column.categories is None:
+        codes: list[object] = [float(code) for code in column.missing_codes if isinstance(code, float | int)]
+    else:
+        codes = [*MISSING, *(str(code) for code in column.missing_codes)]
+    loose = values.astype("object")
+    return loose.where(~(loose.isin(codes) | loose.isna()), None)
+
+
+def _typed(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+    """Rows inside the contract with numbers as float64, as the model's encoder takes them."""
+    numbers = {name: pd.to_numeric(rows[name]).astype("float64") for name in cohort.numbers()}
+    return rows.assign(**numbers)

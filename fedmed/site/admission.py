@@ -1,0 +1,63 @@
+"""Hold a hospital's partition against its contract, unless neither has changed since the last time."""
+
+from __future__ import annotations
+
+import pandas as pd
+from pydantic import ValidationError
+
+from fedmed.data.cohort import TARGET
+from fedmed.data.contract import Verdict, examine, suite_digest
+from fedmed.data.partition import read_partition
+from fedmed.data.split import SPLITS
+from fedmed.files import write_atomically
+from fedmed.privacy.cells import published
+from fedmed.site.home import SiteHome
+from fedmed.site.session import open_session
+from fedmed.typed_yaml import Record
+
+
+class _Examined(Record):
+    """A verdict and what it was passed on."""
+
+    fingerprint: str
+    suite: str
+    verdict: Verdict
+
+
+def examine_partition(home: SiteHome, minimum_cell: int) -> tuple[Verdict, str, dict[str, int | None]]:
+    """The contract's verdict on a home's partition.
+
+    Returns:
+        The verdict, the partition's fingerprint, and the number of rows of each split: None where a class of it has
+        fewer than `minimum_cell` rows and the number of rows itself is smaller than that.
+
+    Raises:
+        VaultError: if the partition does not open.
+    """
+    session = open_session(home)
+    manifest = session.manifest
+    tables = read_partition(home.partition, home.vault())
+    suite = suite_digest(manifest.cohort)
+    examined = _last(home)
+    if examined is None or (examined.fingerprint, examined.suite) != (manifest.fingerprint, suite):
+        rows = pd.concat([tables[name].assign(split=name) for name in SPLITS], ignore_index=True)
+        examined = _Examined(
+            fingerprint=manifest.fingerprint, suite=suite, verdict=examine(manifest.cohort, rows, home.contract)
+        )
+        write_atomically(home.contract / "verdict.json", examined.model_dump_json(indent=2).encode())
+    return examined.verdict, manifest.fingerprint, _rows(tables, minimum_cell)
+
+
+def _rows(tables: dict[str, pd.DataFrame], minimum_cell: int) -> dict[str, int | None]:
+    told: dict[str, int | None] = {}
+    for name, table in tables.items():
+        counts = {"negative": int((table[TARGET] == 0).sum()), "positive": int((table[TARGET] == 1).sum())}
+        told[name] = published(counts, minimum_cell)["rows"].value
+    return told
+
+
+def _last(home: SiteHome) -> _Examined | None:
+    try:
+        return _Examined.model_validate_json((home.contract / "verdict.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

@@ -1,0 +1,99 @@
+"""The final test at a hospital: every model on the same rows, beside what the hospital could do alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor
+
+from fedmed.aggregation.statistics import column_sums, pool_statistics
+from fedmed.data.cohort import TARGET
+from fedmed.evaluation.comparison import compare
+from fedmed.evaluation.curves import calibration_curve, roc_curve
+from fedmed.evaluation.measurement import measure
+from fedmed.exchange.messages import Invitation, TestReport
+from fedmed.models.bundle import probabilities
+from fedmed.models.networks import initial_weights
+from fedmed.seeds import numpy_generator, torch_generator
+from fedmed.site.home import SiteHome
+from fedmed.site.session import Desk, SiteSession, open_session
+from fedmed.training.alone import train_alone
+
+
+def report(home: SiteHome, invitation: Invitation, desk: Desk, models: Mapping[str, Mapping[str, Tensor]]) -> TestReport:
+    """Measure every model on the hospital's test rows.
+
+    Args:
+        home: the hospital.
+        invitation: names the models, the minimum cell and the number of resamples.
+        desk: the session under the run's plan.
+        models: name → weights; `federated`, and `pooled` where there is one.
+
+    Returns:
+        The report, in which small cells are suppressed.
+    """
+    session = open_session(home)
+    label = session.tables["test"][TARGET].to_numpy()
+    predictions = {
+        name: probabilities(desk.network, weights, desk.examples["test"].features) for name, weights in models.items()
+    }
+    own, majority = _alone(session, desk)
+    if own is not None:
+        predictions["own"] = own
+    seed = desk.plan.training.seed
+    options = {"minimum_cell": invitation.minimum_cell, "resamples": invitation.resamples}
+    measured = {
+        name: measure(prediction, label, **options, generator=numpy_generator(seed, home.name, "bootstrap"))
+        for name, prediction in predictions.items()
+    }
+    comparison = compare(
+        home.name,
+        label,
+        federated=predictions["federated"],
+        own=own,
+        majority=majority,
+        pooled=predictions.get("pooled"),
+        **options,
+        generator=numpy_generator(seed, home.name, "comparison"),
+    )
+    roc = roc_curve(predictions["federated"], label, minimum_cell=invitation.minimum_cell)
+    calibration = calibration_curve(predictions["federated"], label, minimum_cell=invitation.minimum_cell)
+    return TestReport(
+        run=invitation.run,
+        round=invitation.round,
+        sender=home.name,
+        models={name: payload.sha256 for name, payload in invitation.models.items()},
+        measurements={
+            name: {metric: figure.model_dump() for metric, figure in table.items()} for name, table in measured.items()
+        },
+        comparison={**comparison.model_dump(), "sentence": comparison.sentence},
+        curves={
+            "roc": roc.model_dump() if roc else None,
+            "calibration": [entry.model_dump() for entry in calibration] if calibration else None,
+        },
+    )
+
+
+def _alone(session: SiteSession, desk: Desk) -> tuple[np.ndarray | None, int]:
+    """The hospital's own model's probabilities on its test rows, and its majority class in training.
+
+    A hospital whose training rows are of one class can train no model of its own.
+    """
+    training_labels = session.tables["train"][TARGET]
+    majority = int(training_labels.mean() >= 0.5)
+    if training_labels.nunique() < 2:
+        return None, majority
+    plan = desk.plan
+    sums = column_sums(session.tables["train"], session.manifest.cohort, minimum_cell=1)
+    examples = session.encode(pool_statistics([sums], session.manifest.cohort))
+    start = initial_weights(desk.network, torch_generator(plan.training.seed, plan.run, "start"))
+    best = train_alone(
+        desk.network,
+        start,
+        examples["train"],
+        examples["validation"],
+        plan.training,
+        torch_generator(plan.training.seed, session.home.name, "alone"),
+    )
+    return probabilities(desk.network, best.weights, examples["test"].features), majority

@@ -1,0 +1,150 @@
+"""The flow that trains, tests and registers one model across all hospitals.
+
+    partition → validate every site → for each round: invite, train at each site, aggregate, evaluate at each site
+              → choose the round by validation → test at each site → register
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from fedmed.coordinator.admission import Admissions, check_quorum, invite_to_validate, read_receipts
+from fedmed.coordinator.evaluation import plan_of
+from fedmed.coordinator.history import read_history
+from fedmed.coordinator.plan import invite_to_statistics, run_id
+from fedmed.coordinator.rounds import invite, model_of
+from fedmed.coordinator.runs import begin_run, finish_run, forget_reports, keep_admissions, read_admissions
+from fedmed.exchange.messages import Payload
+from fedmed.workspace import Workspace
+from flows.asking import ask
+from flows.pages import show_admissions, show_progress, show_registered, show_rounds, show_tests
+from flows.pipeline import due_stages
+from flows.rounds import round_run
+from tasks import coordinator
+from tasks.site import partition
+
+
+def _name() -> str:
+    workspace = Workspace(flow_run.parameters["workspace"])
+    stages = flow_run.parameters.get("stages")
+    return f"{workspace.cohort().name} · {' '.join(stages) if stages else 'training'}"
+
+
+@flow(
+    name="federated training",
+    flow_run_name=_name,
+    description=__doc__,
+    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),
+    persist_result=False,
+)
+def federated_training(workspace: str = ".", stages: list[str] | None = None, force: bool = False) -> dict[str, Any]:
+    """Run what is due of the pipeline on a workspace.
+
+    Args:
+        workspace: its folder.
+        stages: run just these, as `dvc repro` does; by default DVC is asked what is due.
+        force: run everything, due or not.
+
+    Returns:
+        Names of the stages that ran.
+    """
+    place = Workspace(workspace)
+    ran = []
+    for due in due_stages(place, stages, force=force):
+        place.journal().add("stage", stage=due.stage)
+        if due.stage == "partition":
+            partition_every_site(place, due.sites)
+        elif due.stage == "validate":
+            validate_every_site(place)
+        elif due.stage == "train":
+            train_in_rounds(place)
+        elif due.stage == "evaluate":
+            test_at_every_site(place)
+        elif due.stage == "register":
+            register_model(place)
+        ran.append(due.stage)
+    place.journal().add("done", stages=ran)
+    return {"stages": ran}
+
+
+def partition_every_site(place: Workspace, sites: tuple[str, ...]) -> None:
+    """Split and encrypt the records of the hospitals whose data or declaration have changed."""
+    for future in [partition.submit(place.root, site) for site in sites]:
+        future.result()
+
+
+def validate_every_site(place: Workspace) -> Admissions:
+    """Ask every hospital whether its data keep the contract; stop if too few do."""
+    settings = place.settings()
+    invitations = invite_to_validate(settings, read_receipts(place.receipts, settings))
+    place.exchange().discard(invitations[0].run)
+    asked = ask(place, invitations, quorum=0)
+    admissions = Admissions.gather(invitations[0].run, asked.answered, asked.failed, place.exchange())
+    keep_admissions(place, admissions)
+    show_admissions(admissions)
+    place.journal().add("validated", admitted=admissions.admitted, quarantined=admissions.quarantined)
+    check_quorum(len(admissions.admitted), settings, "validation admitted", admissions.quarantined)
+    return admissions
+
+
+def train_in_rounds(place: Workspace) -> None:
+    """Agree on a plan, then round after round: invite, train at each site, aggregate, evaluate at each site."""
+    settings, exchange = place.settings(), place.exchange()
+    admissions = read_admissions(place)
+    check_quorum(len(admissions.admitted), settings, "training", admissions.quarantined)
+    run = run_id(settings, place.cohort(), admissions)
+    rounds, cell = settings.training.rounds, settings.privacy.minimum_cell
+    begin_run(place, run)
+
+    described = ask(place, invite_to_statistics(run, admissions.admitted, settings))
+    coordinator.plan(place.root, run, admissions, described.answered)
+    plan = plan_of(run, exchange)
+    refused: dict[int, dict[str, str]] = {}
+    with show_progress(f"round 0 of {rounds}") as progress:
+        for number in range(1, rounds + 1):
+            with round_run(number, rounds):
+                base = model_of(run, number - 1, exchange)
+                trained = ask(place, invite(plan, number, "train", {"federated": base.payload}, cell))
+                result = coordinator.aggregate(place.root, run, number, trained.answered)
+                refused[number] = {**trained.failed, **result["refused"]}
+                model = Payload(sha256=result["sha256"], size=result["size"])
+                ask(place, invite(plan, number, "evaluate", {"federated": model}, cell))
+            record = coordinator.round_of(place.root, run, number, refused[number])
+            place.journal().add(
+                "round", run=run, round=number, rounds=rounds, loss=record.validation_loss, refused=refused[number]
+            )
+            progress(number, rounds)
+
+    coordinator.choose(place.root, run, refused, rounds)
+    finish_run(place, run)
+    show_rounds(read_history(place.training_folder)[0])
+
+
+def test_at_every_site(place: Workspace) -> None:
+    """Measure the chosen model at every hospital, beside what each could do alone."""
+    settings, exchange = place.settings(), place.exchange()
+    history, _ = read_history(place.training_folder)
+    plan = plan_of(history.run, exchange)
+    models = {"federated": history.rounds[history.chosen - 1].model}
+    if settings.evaluation.pooled:
+        models["pooled"] = coordinator.pool(place.root, history.run, history.chosen)
+    invitations = invite(
+        plan, history.chosen, "test", models, settings.privacy.minimum_cell, settings.evaluation.resamples
+    )
+    forget_reports(place, history.run)
+    tested = ask(place, invitations)
+    coordinator.gather(place.root, history.run, history.chosen, tested.answered, tested.failed)
+    show_tests(place)
+
+
+def register_model(place: Workspace) -> None:
+    """Register the model with its evidence and lineage, and make it champion if it is better."""
+    answer = coordinator.register(place.root, place.settings().registry.model)
+    show_registered(answer)
+    place.journal().add("registered", model=answer["model"], version=answer["version"], reason=answer["reason"])

@@ -1,0 +1,121 @@
+"""What a flow shows on Prefect's pages beside its tasks: tables, progress, and the way to the MLflow run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from fedmed.coordinator.admission import Admissions
+from fedmed.coordinator.evaluation import read_evaluation
+from fedmed.coordinator.history import History
+from fedmed.coordinator.release import evaluation_table
+from fedmed.evaluation.measurement import Measurement
+from fedmed.workspace import Workspace
+
+MLFLOW_PAGES = "http://127.0.0.1:5001"
+SHOWN = ("rows", "accuracy", "auroc", "brier", "calibration_slope")
+
+
+def mlflow_pages() -> str:
+    """Where the consortium's MLflow pages are: FEDMED_MLFLOW_PAGES, or where `fedmed ui` starts them."""
+    return os.environ.get("FEDMED_MLFLOW_PAGES", MLFLOW_PAGES)
+
+
+def show_admissions(admissions: Admissions) -> None:
+    """A table of who was admitted, and which expectations the others failed."""
+    create_table_artifact(
+        key="admissions",
+        description="Which hospitals' data keep the contract. Counts that are too small are suppressed.",
+        table=[
+            {
+                "hospital": site,
+                "verdict": "admitted" if message.admitted else "quarantined",
+                "failed expectations": ", ".join(message.failed) or "none",
+                **{f"{split} rows": _told(message.rows.get(split)) for split in ("train", "validation", "test")},
+            }
+            for site, message in admissions.sites.items()
+        ],
+    )
+
+
+@contextmanager
+def show_progress(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar over the rounds; each call says how many are done, and about twenty of them reach the page."""
+    artifact = create_progress_artifact(progress=0.0, key="rounds-done", description=description)
+
+    def done(number: int, of: int) -> None:
+        step = max(1, of // 20)
+        if number % step == 0 or number == of:
+            update_progress_artifact(_identifier(artifact), progress=100 * number / of, description=f"round {number} of {of}")
+
+    yield done
+
+
+def show_rounds(history: History) -> None:
+    """A table of every round: who took part, and the losses."""
+    create_table_artifact(
+        key="rounds",
+        description=f"Run {history.run}. Round {history.chosen} was chosen by validation.",
+        table=[
+            {
+                "round": record.round,
+                "chosen": "✓" if record.round == history.chosen else "",
+                "hospitals": len(record.participants),
+                "train loss": round(record.train_loss, 4),
+                "validation loss": None if record.validation_loss is None else round(record.validation_loss, 4),
+                **{site: _loss(entry.validation_loss, entry.refused) for site, entry in record.sites.items()},
+            }
+            for record in history.rounds
+        ],
+    )
+
+
+def show_tests(place: Workspace) -> None:
+    """The evaluation of every hospital, and whether federating helped it."""
+    evaluation = read_evaluation(place.evaluation_folder)
+    rows = [
+        {
+            "hospital": site,
+            "model": model,
+            **{metric: Measurement.model_validate(figures[metric]).text() for metric in SHOWN if metric in figures},
+        }
+        for site, models in evaluation_table(evaluation).items()
+        for model, figures in models.items()
+    ]
+    create_table_artifact(key="test", description="Every model on each hospital's test rows.", table=rows)
+    sentences = [f"- {report.comparison['sentence']}" for report in evaluation.sites.values()]
+    create_markdown_artifact(
+        key="did-federating-help", markdown="\n".join(["## Did federating help?", *sentences]), description="In words"
+    )
+
+
+def show_registered(answer: dict[str, Any]) -> None:
+    """A link to the run in MLflow."""
+    page = f"{mlflow_pages()}/#/experiments/{answer['experiment_id']}/runs/{answer['mlflow_run_id']}"
+    text = f"{answer['model']} version {answer['version']} in MLflow"
+    create_link_artifact(key="mlflow-run", link=page, link_text=text, description=answer["reason"])
+
+
+def _told(count: int | None) -> int | str:
+    return "suppressed" if count is None else count
+
+
+def _loss(loss: float | None, refused: str) -> float | str:
+    if refused:
+        return "refused"
+    return "suppressed" if loss is None else round(loss, 4)
+
+
+def _identifier(artifact: Any) -> UUID:
+    return artifact if isinstance(artifact, UUID) else UUID(str(artifact))

@@ -1,0 +1,32 @@
+"""The nightly flow: ask every hospital whether its data keep the contract, and train nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from fedmed.workspace import Workspace
+from flows.federated_training import validate_every_site
+
+
+@flow(
+    name="site validation",
+    flow_run_name="site validation",
+    description=__doc__,
+    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),
+    persist_result=False,
+)
+def site_validation(workspace: str = ".") -> dict[str, Any]:
+    """Validate every hospital of a workspace.
+
+    Returns:
+        Names of the admitted hospitals; quarantined hospital → failed expectations.
+
+    Raises:
+        QuorumNotMet: if too few are admitted for a training run: better known the night before.
+    """
+    admissions = validate_every_site(Workspace(workspace))
+    return {"admitted": admissions.admitted, "quarantined": admissions.quarantined}

@@ -1,0 +1,26 @@
+"""What every task has in common: it returns a receipt, persists nothing, and is retried only where that can help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from fedmed.errors import FedMedError, SiteFailed
+
+
+async def can_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failure may pass by itself: a full disk or a lost connection may, a refused message does not."""
+    problem = await state.result(raise_on_failure=False)  # type: ignore[misc]  # async inside an async condition
+    return not isinstance(problem, FedMedError) or isinstance(problem, SiteFailed)
+
+
+SHARED: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # the default hashes every input, and results live in the exchange, not in Prefect
+    "persist_result": False,
+    "retries": 2,
+    "retry_delay_seconds": [1, 5],
+    "retry_condition_fn": can_pass,
+}
