@@ -45,8 +45,7 @@ class Pipeline:
             LineageError: if DVC cannot tell.
         """
         try:
-            with self._repo.lock:
-                return bool(self._repo.status(targets=[target]))
+            return bool(self._repo.status(targets=[target]))
         except self._failure as problem:
             raise LineageError(f"DVC cannot tell whether {target} is up to date: {_first_line(problem)}") from None
 

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -289,8 +290,9 @@ def _client(tracking: Path, *, create: bool = False) -> Iterator[MlflowClient]:
     os.environ.update(_SETTINGS)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    with _quietly():
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # importing it has set another level
     logging.getLogger("mlflow.utils.requirements_utils").setLevel(logging.ERROR)  # it misses FedMed run from its source
@@ -298,6 +300,14 @@ def _client(tracking: Path, *, create: bool = False) -> Iterator[MlflowClient]:
         yield MlflowClient(tracking_uri=_uri(tracking), registry_uri=_uri(tracking))
     except MlflowException as problem:
         raise RegistryError(f"MLflow on {tracking} refused: {problem.message}") from problem
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """MLflow warns of its own type hints, of pandas functions that it still uses, and more; none of it is about us."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager
@@ -382,22 +392,26 @@ def _logged_model(
 
 def _save(folder: Path, bundle_folder: Path, cohort: Cohort, run_id: str, model_id: str) -> None:
     """Write MLflow's model folder: our code file, the two files of the bundle, signature, example and requirements."""
-    from mlflow.models import Model
-    from mlflow.pyfunc import save_model
-
     from fedmed.models.bundle import DESCRIPTION_FILE, WEIGHTS_FILE
     from fedmed.serving.prediction import example
 
-    save_model(
-        folder,
-        python_model=str(_SERVING_CODE),
-        artifacts={"description": str(bundle_folder / DESCRIPTION_FILE), "weights": str(bundle_folder / WEIGHTS_FILE)},
-        signature=_signature(cohort),
-        input_example=example(cohort),
-        # Named, or MLflow would import the model in another process to find them out.
-        pip_requirements=[f"fedmed-flows=={__version__}", *(_pinned(name) for name in _SERVING_NEEDS)],
-        mlflow_model=Model(run_id=run_id, model_id=model_id),
-    )
+    with _quietly():
+        from mlflow.models import Model
+        from mlflow.pyfunc import save_model
+
+        save_model(
+            folder,
+            python_model=str(_SERVING_CODE),
+            artifacts={
+                "description": str(bundle_folder / DESCRIPTION_FILE),
+                "weights": str(bundle_folder / WEIGHTS_FILE),
+            },
+            signature=_signature(cohort),
+            input_example=example(cohort),
+            # Named, or MLflow would import the model in another process to find them out.
+            pip_requirements=[f"fedmed-flows=={__version__}", *(_pinned(name) for name in _SERVING_NEEDS)],
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+        )
 
 
 def _signature(cohort: Cohort) -> ModelSignature:

@@ -15,6 +15,7 @@ from fedmed.errors import SettingsError
 from fedmed.models.networks import ModelOptions
 from fedmed.registry import RegistryOptions
 from fedmed.training.local import TrainingOptions
+from fedmed.training.recalibration import PersonalOptions
 from fedmed.typed_yaml import Record
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -66,6 +67,7 @@ class Settings(Record):
     model: ModelOptions = ModelOptions()
     training: TrainingOptions = TrainingOptions()
     aggregation: AggregationOptions = AggregationOptions()
+    personal: PersonalOptions = PersonalOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
     registry: RegistryOptions = RegistryOptions()
 

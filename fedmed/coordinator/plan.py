@@ -23,7 +23,7 @@ from fedmed.weights import Layout, from_bytes, to_bytes
 
 def run_id(settings: Settings, cohort: Cohort, admissions: Admissions) -> str:
     """The name of a run: a digest of all that decides its weights (parameters, partitions, declaration, code)."""
-    parameters = settings.model_dump(include={"split", "privacy", "model", "training", "aggregation"})
+    parameters = settings.model_dump(include={"split", "privacy", "model", "training", "aggregation", "personal"})
     partitions = {site: admissions.sites[site].fingerprint for site in admissions.admitted}
     return digest_of(parameters, partitions, cohort.digest, code_digest())[:12]
 
@@ -57,6 +57,7 @@ def make_plan(
         network=settings.model,
         training=settings.training,
         aggregation=settings.aggregation,
+        personal=settings.personal,
         grid=FixedPoint(
             bits=settings.aggregation.bits,
             limit=settings.aggregation.limit,

@@ -31,15 +31,24 @@ def release_of(workspace: Workspace) -> Release:
             f" round {history.chosen}; `fedmed run` tests it"
         )
     parameters = settings.model_dump(mode="json")
+    rounds = [record.model_dump(mode="json") for record in history.rounds]
+    table = evaluation_table(evaluation)
+    figures = plots.draw(
+        workspace.evaluation_folder / "plots",
+        rounds=rounds,
+        chosen=history.chosen,
+        evaluation=table,
+        curves={site: report.curves for site, report in evaluation.sites.items()},
+    )
     return Release(
         run=history.run,
         model_folder=workspace.training_folder / "model",
         parameters=parameters,
-        rounds=[record.model_dump(mode="json") for record in history.rounds],
+        rounds=rounds,
         admissions={site: message.model_dump(mode="json") for site, message in admissions.sites.items()},
-        evaluation=evaluation_table(evaluation),
+        evaluation=table,
         lineage=_lineage(workspace, history, admissions, digest_of(parameters)),
-        plots=draw(workspace, history, evaluation),
+        plots=figures,
         findings=[report.comparison["sentence"] for report in evaluation.sites.values()],
     )
 

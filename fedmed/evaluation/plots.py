@@ -1,14 +1,15 @@
 """A run in four pictures: how it converged, each hospital's ROC and calibration, and the models against each other.
 
-They are drawn from what left the hospitals (JSON or records), so they can show no more than that. Matplotlib is imported
-when something is drawn, and only its file writer: no window, no global state. Colours are those of Okabe & Ito (2008),
-which the colour-blind can tell apart, and every model has a marker of its own as well.
+They are drawn from what left the hospitals (JSON or records), so they can show no more than that. Matplotlib is
+imported when something is drawn, and only its file writer: no window, no global state. Colours are those of Okabe & Ito
+(2008), which the colour-blind can tell apart, and every model has a marker of its own as well.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ from fedmed.evaluation.measurement import SUPPRESSED, Measurement, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#333333"
 COLUMNS = 4
 # Model → colour, marker, name on the plot. A model that is not here is drawn in grey under its own name.
 MODELS: dict[str, tuple[str, str, str]] = {
     "federated": (BLUE, "o", "federated"),
+    "global": (BLUE, "P", "without own intercept"),
     "own": (ORANGE, "s", "trained alone"),
     "alone": (ORANGE, "s", "trained alone"),
     "pooled": (GREEN, "D", "all data pooled"),
@@ -88,7 +89,7 @@ def convergence(path: Path, rounds: Sequence[Mapping[str, Any]], chosen: int) ->
         rounds: of each round `round`, `validation_loss` and `sites`: hospital → `validation_loss`, where it answered.
         chosen: the round that was kept; it is marked.
     """
-    sites = sorted({site for record in rounds for site in record.get("sites", {})})
+    sites = list(dict.fromkeys(site for record in rounds for site in record.get("sites", {})))
     everyone = [(int(record["round"]), record.get("validation_loss")) for record in rounds]
     with _grid(path, len(sites) + 1, "Loss on the validation rows, by round", sharey=True) as panels:
         for axes, site in zip(panels, ["", *sites], strict=True):
@@ -218,6 +219,7 @@ def _loss(axes: Axes, points: Sequence[tuple[int, float | None]], chosen: int) -
             ha="right" if left else "left",
             fontweight="bold",
             color=BLUE,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )
 
 
@@ -227,7 +229,9 @@ def _points(points: Sequence[tuple[int, float | None]]) -> tuple[list[int], list
 
 
 def _unit(axes: Axes, below: str, beside: str) -> None:
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), xlabel=below, ylabel=beside)
+    axes.set(
+        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), xlabel=below, ylabel=beside
+    )
 
 
 def _say(axes: Axes, why: Measurement) -> None:
@@ -247,19 +251,34 @@ def _plain(entry: Any) -> Mapping[str, Any]:
     return dict(entry.model_dump()) if hasattr(entry, "model_dump") else dict(entry)
 
 
-class _grid:  # noqa: N801  # reads as a function
-    """A figure of small panels under one title, written when the block ends; there is at least one panel."""
+@contextmanager
+def _grid(
+    path: Path,
+    panels: int,
+    title: str,
+    *,
+    sharex: bool = False,
+    sharey: bool = False,
+    square: bool = False,
+    height: float = 2.5,
+) -> Iterator[list[Axes]]:
+    """Small panels under one title, at least one; the PNG is written when the block ends."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    def __init__(
-        self,
-        path: Path,
-        panels: int,
-        title: str,
-        *,
-        sharex: bool = False,
-        sharey: bool = False,
-        square: bool = False,
-        height: float = 2.5,
-    ) -> None:
-        self._path, self._panels, self._title = path, max(panels, 1), title
-        self._shared, self._square, self._height = (sharex, sharey), square, height
+    shown = max(panels, 1)
+    columns = min(shown, COLUMNS if shown <= COLUMNS or shown > COLUMNS + 1 else shown)
+    lines = math.ceil(shown / columns)
+    with rc_context(_STYLE):  # type: ignore[arg-type]  # it asks for a literal type of every key
+        figure = Figure(figsize=(max(2.55 * columns, 5.0), height * lines + 0.5), dpi=120, layout="constrained")
+        FigureCanvasAgg(figure)
+        cells = figure.subplots(lines, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
+        for axes in cells[shown:]:
+            axes.set_visible(False)
+        for axes in cells[:shown]:
+            if square:
+                axes.set_aspect("equal")
+        yield list(cells[:shown])
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5)
+        figure.savefig(path, metadata={"Software": None})  # the same figures give the same bytes

@@ -14,6 +14,7 @@ from fedmed.errors import MessageRefused
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions
 from fedmed.training.local import TrainingOptions
+from fedmed.training.recalibration import PersonalOptions
 from fedmed.typed_yaml import Record
 
 COORDINATOR = "coordinator"
@@ -92,6 +93,7 @@ class Plan(Message):
     network: ModelOptions
     training: TrainingOptions
     aggregation: AggregationOptions
+    personal: PersonalOptions
     grid: FixedPoint
 
     @property
@@ -144,7 +146,10 @@ class Update(Message):
 
 
 class RoundEvaluation(Message):
-    """Site to coordinator: how the round's model does on its validation rows. Absent where cells are small."""
+    """Site to coordinator: how the round's model does on its validation rows, shifted as the hospital would use it.
+
+    A figure is absent where cells are small. The shift itself stays at the hospital.
+    """
 
     kind: Literal["evaluation"] = "evaluation"
     recipient: Party = COORDINATOR

@@ -44,18 +44,23 @@ class ModelBundle:
     description: ModelDescription
     weights: Weights
 
-    def probabilities(self, rows: pd.DataFrame) -> np.ndarray:
+    def probabilities(self, rows: pd.DataFrame, shift: float = 0.0) -> np.ndarray:
         """Probability of the positive class.
 
         Args:
             rows: cleaned rows with the cohort's columns.
+            shift: a hospital's own shift of the intercept, in logits.
 
         Returns:
             float64 of shape `(rows,)`.
         """
-        raw = raw_matrix(rows, self.description.cohort)
+        return probabilities(self.description.empty_network(), self.weights, self.encode(rows), shift)
+
+    def encode(self, rows: pd.DataFrame) -> torch.Tensor:
+        """The network's inputs for cleaned rows, float32 of shape `(rows, features)`."""
         encoder = Encoder(self.description.cohort, self.description.statistics)
-        return probabilities(self.description.empty_network(), self.weights, encoder(raw))
+        features: torch.Tensor = encoder(raw_matrix(rows, self.description.cohort))
+        return features
 
     def save(self, folder: Path) -> None:
         """Write the two files of the bundle; the weights first."""
@@ -85,8 +90,8 @@ def expected_layout(description: ModelDescription) -> dict[str, Layout]:
     return layout_of(dict(description.empty_network().named_parameters()))
 
 
-def probabilities(network: nn.Module, weights: Weights, features: torch.Tensor) -> np.ndarray:
+def probabilities(network: nn.Module, weights: Weights, features: torch.Tensor, shift: float = 0.0) -> np.ndarray:
     """Probabilities of the positive class from encoded features `(rows, features)`; float64 of shape `(rows,)`."""
     with torch.no_grad():
         logits = torch.func.functional_call(network, dict(weights), (features,)).squeeze(1)
-        return torch.sigmoid(logits.double()).numpy()
+        return torch.sigmoid(logits.double() + shift).numpy()

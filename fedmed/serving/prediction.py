@@ -13,7 +13,7 @@ from fedmed.evaluation.metrics import THRESHOLD
 from fedmed.models.bundle import ModelBundle
 
 
-def predict(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
+def predict(bundle: ModelBundle, rows: pd.DataFrame, shift: float = 0.0) -> pd.DataFrame:
     """A probability for every row inside the contract, and for every other row the reason why it has none.
 
     Args:
@@ -21,6 +21,7 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
         rows: at least the columns that may not be missing; one that the model imputes may be left out, and others are
             not looked at. Numbers as numbers, categories as their declared codes; a declared missing code, NaN or None
             stands for a missing value.
+        shift: the hospital's own shift of the intercept, in logits, where there is one.
 
     Returns:
         One line a row, in order, on a fresh index: `row` (from 1), `probability` of the positive class (NaN without),
@@ -40,7 +41,7 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame) -> pd.DataFrame:
     inside = [position for position in range(len(asked)) if position not in outside]
     given = np.full(len(asked), np.nan)
     if inside:
-        given[inside] = bundle.probabilities(_typed(asked.iloc[inside], cohort))
+        given[inside] = bundle.probabilities(_typed(asked.iloc[inside], cohort), shift)
     probability = pd.Series(given)
     reasons = [f"outside the contract: {', '.join(outside[n])}" if n in outside else "" for n in range(len(asked))]
     return pd.DataFrame(

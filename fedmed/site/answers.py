@@ -149,7 +149,7 @@ def _evaluate(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Ans
     desk, weights, digest = _start(home, invitation, exchange)
     examples = desk.examples["validation"]
     label = examples.labels.numpy()
-    probability = probabilities(desk.network, weights, examples.features)
+    probability = probabilities(desk.network, weights, examples.features, desk.shift(weights))
     hidden = withheld(probability, label, invitation.minimum_cell)
     told = {
         metric.__name__: None if metric.__name__ in hidden else round(metric(probability, label), 6)

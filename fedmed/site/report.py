@@ -17,6 +17,7 @@ from fedmed.models.bundle import probabilities
 from fedmed.models.networks import initial_weights
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.site.home import SiteHome
+from fedmed.site.personal import keep_shift
 from fedmed.site.session import Desk, SiteSession, open_session
 from fedmed.training.alone import train_alone
 
@@ -31,13 +32,18 @@ def report(home: SiteHome, invitation: Invitation, desk: Desk, models: Mapping[s
         models: name → weights; `federated`, and `pooled` where there is one.
 
     Returns:
-        The report, in which small cells are suppressed.
+        The report, in which small cells are suppressed. `federated` is the model as this hospital uses it, with its
+        own shift of the intercept, and `global` the same weights without.
     """
     session = open_session(home)
     label = session.tables["test"][TARGET].to_numpy()
-    predictions = {
-        name: probabilities(desk.network, weights, desk.examples["test"].features) for name, weights in models.items()
-    }
+    features = desk.examples["test"].features
+    predictions = {name: probabilities(desk.network, weights, features) for name, weights in models.items()}
+    if desk.plan.personal.intercept:
+        predictions["global"] = predictions["federated"]
+        shift = desk.shift(models["federated"])
+        keep_shift(home, invitation.models["federated"].sha256, shift)
+        predictions["federated"] = probabilities(desk.network, models["federated"], features, shift)
     own, majority = _alone(session, desk)
     if own is not None:
         predictions["own"] = own

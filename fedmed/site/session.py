@@ -17,6 +17,8 @@ from fedmed.exchange.messages import Plan
 from fedmed.models.encoding import Encoder, InputStatistics, feature_names, raw_matrix
 from fedmed.models.networks import build_network
 from fedmed.site.home import SiteHome
+from fedmed.training.recalibration import shift_of
+from fedmed.weights import Weights
 
 MOST_SESSIONS = 256
 
@@ -35,6 +37,10 @@ class Desk:
     plan: Plan
     network: nn.Module
     examples: dict[str, Examples]
+
+    def shift(self, weights: Weights) -> float:
+        """The hospital's own shift of a model's intercept, fitted to its training rows."""
+        return shift_of(self.network, weights, *self.examples["train"], self.plan.personal)
 
 
 @dataclass

@@ -1,0 +1,90 @@
+"""A progress bar over the rounds, drawn from the run's journal while the flow works."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from fedmed.journal import Journal
+
+SAYS = {
+    "partition": "splitting and encrypting each hospital's records",
+    "validate": "holding each hospital's data against the contract",
+    "train": "training",
+    "evaluate": "testing at each hospital",
+    "register": "registering the model",
+}
+
+
+class Follower:
+    """Turns the journal's events into what a person sees."""
+
+    def __init__(self, bar: Progress | None) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, note="") if bar else None
+
+    def doing(self, what: str) -> None:
+        """Say what goes on, without a measure of how far it is."""
+        if self._bar is not None and self._task is not None:
+            self._bar.reset(self._task, total=None, description=what, note="")
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Show one event."""
+        if self._bar is None or self._task is None:
+            return
+        name = event["event"]
+        if name == "stage":
+            self.doing(SAYS[event["stage"]])
+        elif name == "up to date":
+            self._bar.console.print(f"  [dim]{event['stage']}: up to date[/dim]")
+        elif name == "validated":
+            for site, failed in event["quarantined"].items():
+                self._bar.console.print(f"  [yellow]{site} is quarantined[/yellow]: {', '.join(failed)}")
+        elif name == "round":
+            loss = "" if event["loss"] is None else f"validation loss {event['loss']:.4f}"
+            self._bar.update(self._task, total=event["rounds"], completed=event["round"], description="training", note=loss)
+            for site, reason in event["refused"].items():
+                self._bar.console.print(f"  [yellow]round {event['round']}: {site} took no part[/yellow]: {reason}")
+
+
+@contextmanager
+def following(journal: Journal, *, shown: bool) -> Iterator[Follower]:
+    """Follow a journal in the background until the block ends; on a pipe, print the events that matter and no bar."""
+    if not shown:
+        yield Follower(None)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+        follower, ended = Follower(bar), threading.Event()
+
+        def follow() -> None:
+            seen = 0
+            while True:
+                last = ended.is_set()
+                for event in journal.events(seen):
+                    follower.take(event)
+                    seen += 1
+                if last:
+                    return
+                time.sleep(0.1)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield follower
+        finally:
+            ended.set()
+            thread.join()

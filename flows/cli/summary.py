@@ -1,0 +1,89 @@
+"""What a workspace's last run came to, in words and figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedmed.coordinator.evaluation import Evaluation, read_evaluation
+from fedmed.coordinator.history import History, read_history
+from fedmed.coordinator.release import evaluation_table
+from fedmed.coordinator.runs import read_admissions
+from fedmed.errors import WorkspaceError
+from fedmed.evaluation.measurement import Measurement
+from fedmed.registry import Registered
+from fedmed.workspace import Workspace
+from flows.cli.console import table
+
+MODELS = {"federated": "federated", "global": "global", "own": "alone", "majority": "majority", "pooled": "pooled"}
+
+
+def summarise(workspace: Workspace) -> tuple[dict[str, Any], str]:
+    """The state of a workspace: a document for scripts, and text for people. What is not there yet is said so."""
+    document: dict[str, Any] = {"workspace": str(workspace.root)}
+    lines: list[str] = []
+    for part in (_hospitals, _training, _test, _registered):
+        try:
+            part(workspace, document, lines)
+        except WorkspaceError as missing:
+            lines.append(str(missing))
+            break
+    return document, "\n".join(lines)
+
+
+def _hospitals(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
+    admissions = read_admissions(workspace)
+    document["admitted"], document["quarantined"] = admissions.admitted, admissions.quarantined
+    lines.append(f"Hospitals   {', '.join(admissions.admitted) or 'none'} admitted")
+    lines += [f"            {site} quarantined: {', '.join(failed)}" for site, failed in admissions.quarantined.items()]
+
+
+def _training(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
+    history, _ = read_history(workspace.training_folder)
+    chosen = history.rounds[history.chosen - 1]
+    document["run"], document["rounds"] = history.run, len(history.rounds)
+    document["chosen"] = {"round": chosen.round, "validation_loss": chosen.validation_loss, "sha256": chosen.model.sha256}
+    loss = "untold" if chosen.validation_loss is None else f"{chosen.validation_loss:.4f}"
+    lines.append(f"Run         {history.run}: {len(history.rounds)} rounds, round {chosen.round} chosen (validation loss {loss})")
+    lines.append(f"Weights     {chosen.model.sha256[:16]}…  {_absences(history)}")
+
+
+def _test(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
+    evaluation = read_evaluation(workspace.evaluation_folder)
+    document["test"] = evaluation_table(evaluation)
+    document["findings"] = {site: report.comparison["sentence"] for site, report in evaluation.sites.items()}
+    document["mean_test_accuracy"] = dict(zip(("value", "hospitals"), evaluation.mean("federated", "accuracy"), strict=True))
+    lines += ["", "Test accuracy", _accuracies(evaluation), ""]
+    mean, hospitals = evaluation.mean("federated", "accuracy")
+    if mean is not None:
+        lines.append(f"  mean over {hospitals} of {len(evaluation.sites)} hospitals: {mean:.4f}")
+    lines += [f"  {report.comparison['sentence']}" for report in evaluation.sites.values()]
+    lines += [f"  {site} was not tested: {reason}" for site, reason in evaluation.failed.items()]
+
+
+def _registered(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
+    try:
+        answer = Registered.model_validate_json(workspace.registered_file.read_bytes())
+    except FileNotFoundError:
+        raise WorkspaceError("no model has been registered here yet; run `fedmed run`") from None
+    document["registered"] = answer.model_dump()
+    lines += ["", f"Registered  {answer.model} version {answer.version} ({', '.join(answer.aliases)})", f"            {answer.reason}"]
+
+
+def _accuracies(evaluation: Evaluation) -> str:
+    tables = evaluation_table(evaluation)
+    present = [model for model in MODELS if any(model in models for models in tables.values())]
+    rows = [
+        [site, *(_accuracy(models.get(model)) for model in present)] for site, models in tables.items()
+    ]
+    return table(["hospital", *(MODELS[model] for model in present)], rows)
+
+
+def _accuracy(figures: dict[str, Any] | None) -> str:
+    return Measurement.model_validate(figures["accuracy"]).text() if figures else "—"
+
+
+def _absences(history: History) -> str:
+    short = [record.round for record in history.rounds if len(record.participants) < len(history.participants)]
+    if not short:
+        return f"all {len(history.participants)} hospitals in every round"
+    return f"fewer than {len(history.participants)} hospitals in {len(short)} rounds"

@@ -1,0 +1,4 @@
+from contextlib import contextmanager
+@contextmanager
+def round_run(number, of):
+    yield
