@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -241,7 +242,9 @@ def load(tracking: Path, model: str, alias_or_version: str = CHAMPION) -> ModelB
 def environment(tracking: Path) -> dict[str, str]:
     """What `mlflow server` and `mlflow models serve` need in their environment to use this store."""
     uri = _uri(tracking)
-    return {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, **_SETTINGS}
+    # `mlflow models serve` calls uvicorn by its name alone, which must be the one beside this Python.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, "PATH": path, **_SETTINGS}
 
 
 def better(
@@ -338,7 +341,7 @@ def _marks(run: str, bundle: ModelBundle) -> dict[str, str]:
 def _experiment(client: MlflowClient, name: str, tracking: Path) -> str:
     if (known := client.get_experiment_by_name(name)) is not None:
         return str(known.experiment_id)
-    # Without the second tag, MLflow's pages take the experiment for one of language models.
+    # MLflow's pages begin with what is for language models; the second tag says that this experiment is not.
     note = "Federated runs of FedMed. No patient's record is in here, only what left the hospitals."
     about = {_NOTE: note, "mlflow.experimentKind": "custom_model_development"}
     location = str((tracking / ARTIFACTS).resolve())
@@ -666,7 +669,7 @@ def _lineage_tags(release: Release) -> dict[str, str]:
     """What can be searched for; all of it is in `lineage.json`."""
     tags = {f"lineage.{key}": value for key, value in release.lineage.items() if isinstance(value, str)}
     for site, entry in release.lineage.get("sites", {}).items():
-        tags[f"lineage.{site}"] = ", ".join(f"{key} {value}" for key, value in entry.items())
+        tags[f"lineage.{site}"] = str(entry.get("fingerprint") or entry.get("dvc") or "")[:16]
     if commit := tags.pop("lineage.git_commit", ""):
         tags["mlflow.source.git.commit"] = commit
     return tags

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -391,7 +392,8 @@ def test_served_champion_answers_as_the_bundle_does(tracking: Path, release: Cal
         refused = _post(address, {"dataframe_records": [{**row, "age": "sixty-one"}]})
         assert "error_code" in refused
     finally:
-        os.killpg(server.pid, 15)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         said = server.communicate(timeout=30)[0].decode()
     import pandas as pd
 
