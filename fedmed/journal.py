@@ -1,4 +1,4 @@
-"""What a run has done so far, one JSON line an event: `fedmed run` draws its progress from it, `fedmed status` its report."""
+"""What a run has done so far, one JSON line an event: `fedmed run` draws its progress from it."""
 
 from __future__ import annotations
 

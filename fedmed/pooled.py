@@ -1,7 +1,7 @@
 """Demonstration only: the model that could be trained if all hospitals' rows lay in one place.
 
-Everything else in FedMed exists so that this need not happen. It opens every hospital's partition, so it runs only where
-one machine holds all their keys, and only if `evaluation.pooled` in params.yaml asks for it.
+Everything else in FedMed exists so that this need not happen. It opens every hospital's partition, so it runs only
+where one machine holds all their keys, and only if `evaluation.pooled` in params.yaml asks for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def train_pooled(plan: Plan, homes: Iterable[SiteHome]) -> dict[str, Tensor]:
         for split in ("train", "validation")
     }
     seed = plan.training.seed
-    start = initial_weights(desks[0].network, torch_generator(seed, plan.run, "start"))
+    start = initial_weights(desks[0].network, torch_generator(seed, "start"))
     generator = torch_generator(seed, "pooled")
     best = train_alone(desks[0].network, start, joined["train"], joined["validation"], plan.training, generator)
     return dict(best.weights)

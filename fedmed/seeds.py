@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """The 63-bit seed of one purpose, such as `derive(7, run, round, site, "batches")`.
+    """The 63-bit seed of one purpose, such as `derive(seed, round, site, "batches")`.
 
     Args:
-        seed: the run's public seed.
+        seed: the run's public seed (`training.seed`). The run's name is no part of it: the name follows from keyed
+            fingerprints, and the same rows and parameters must give the same weights under any hospital's key.
         purpose: what the numbers are for; parts are length-prefixed, so `("ab", "c")` and `("a", "bc")` differ.
 
     Returns:

@@ -25,7 +25,7 @@ class _UniqueKeys(yaml.SafeLoader):
     """YAML's own rule, which PyYAML does not enforce: a key stands once in a mapping."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]  # untyped in PyYAML
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"key {key!r} stands twice (line {node.start_mark.line + 1})")

@@ -46,17 +46,17 @@ def map_weights(function: Callable[..., Tensor], first: Weights, *others: Weight
 
 
 def add(a: Weights, b: Weights) -> dict[str, Tensor]:
-    """a + b."""
+    """A + b."""
     return map_weights(torch.add, a, b)
 
 
 def subtract(a: Weights, b: Weights) -> dict[str, Tensor]:
-    """a − b."""
+    """A − b."""
     return map_weights(torch.sub, a, b)
 
 
 def scale(a: Weights, factor: float) -> dict[str, Tensor]:
-    """factor · a."""
+    """Factor · a."""
     return map_weights(lambda tensor: tensor * factor, a)
 
 
@@ -123,7 +123,9 @@ def from_bytes(data: bytes, expected: Mapping[str, Layout]) -> dict[str, Tensor]
     for name, layout in expected.items():
         entry = header[name]
         if entry != layout:
-            raise MessageRefused(f"tensor {name!r}: expected {layout.dtype} {layout.shape}, got {entry.dtype} {entry.shape}")
+            raise MessageRefused(
+                f"tensor {name!r}: expected {layout.dtype} {layout.shape}, got {entry.dtype} {entry.shape}"
+            )
     weights = load(data)
     if not is_finite(weights):
         raise MessageRefused("payload tensors: expected finite numbers, got NaN or an infinity")
@@ -142,7 +144,10 @@ def _read_header(data: bytes, largest_header: int = 1 << 20) -> dict[str, Layout
     try:
         raw = json.loads(data[8 : 8 + length])
         entries = {
-            str(name): (Layout(str(e["dtype"]), tuple(map(int, e["shape"]))), [int(offset) for offset in e["data_offsets"]])
+            str(name): (
+                Layout(str(e["dtype"]), tuple(map(int, e["shape"]))),
+                [int(offset) for offset in e["data_offsets"]],
+            )
             for name, e in raw.items()
             if name != "__metadata__"
         }

@@ -1,8 +1,8 @@
 """A folder in which a federation runs on one machine: where everything lies, and who may look where.
 
-    params.yaml  dvc.yaml  prefect.yaml  prefect.toml  cohorts/
-    sites/<site>/        all that a hospital owns; only :mod:`fedmed.site` reads it
-    coordinator/         all that the coordinator knows; the exchange lies in it
+params.yaml  dvc.yaml  prefect.yaml  prefect.toml  cohorts/
+sites/<site>/        all that a hospital owns; only :mod:`fedmed.site` reads it
+coordinator/         all that the coordinator knows; the exchange lies in it
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Workspace:
     def __init__(self, root: Path | str = ".") -> None:
         self.root = Path(root).resolve()
         if not (self.root / "params.yaml").is_file():
-            raise WorkspaceError(f"{self.root}: no workspace here (no params.yaml). Make one with `fedmed init {root}`.")
+            raise WorkspaceError(
+                f"{self.root}: no workspace here (no params.yaml). Make one with `fedmed init {root}`."
+            )
 
     def settings(self) -> Settings:
         """What `params.yaml` says now."""

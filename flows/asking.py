@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from fedmed.coordinator.admission import check_quorum
 from fedmed.errors import FedMedError
 from fedmed.exchange.messages import Invitation, Receipt
 from fedmed.workspace import Workspace
 from tasks.site import SITE_TASKS
+
+
+SITES: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1)
+"""Runs sites side by side, on as many workers as there are cores."""
 
 
 class Asked(NamedTuple):

@@ -1,31 +1,27 @@
 """The flow that trains, tests and registers one model across all hospitals.
 
-    partition → validate every site → for each round: invite, train at each site, aggregate, evaluate at each site
-              → choose the round by validation → test at each site → register
+partition → validate every site → for each round: invite, train at each site, aggregate, evaluate at each site
+          → choose the round by validation → test at each site → register
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from fedmed.coordinator.admission import Admissions, check_quorum, invite_to_validate, read_receipts
 from fedmed.coordinator.evaluation import plan_of
 from fedmed.coordinator.history import read_history
 from fedmed.coordinator.plan import invite_to_statistics, run_id
-from fedmed.coordinator.rounds import invite, model_of
+from fedmed.coordinator.rounds import invite
 from fedmed.coordinator.runs import begin_run, finish_run, forget_reports, keep_admissions, read_admissions
-from fedmed.exchange.messages import Payload
 from fedmed.workspace import Workspace
-from flows.asking import ask
+from flows.asking import SITES, ask
 from flows.pages import show_admissions, show_progress, show_registered, show_rounds, show_tests
 from flows.pipeline import due_stages
-from flows.rounds import round_run
+from flows.rounds import federated_round
 from tasks import coordinator
 from tasks.site import partition
 
@@ -40,7 +36,7 @@ def _name() -> str:
     name="federated training",
     flow_run_name=_name,
     description=__doc__,
-    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),
+    task_runner=SITES,
     persist_result=False,
 )
 def federated_training(workspace: str = ".", stages: list[str] | None = None, force: bool = False) -> dict[str, Any]:
@@ -95,32 +91,20 @@ def validate_every_site(place: Workspace) -> Admissions:
 
 def train_in_rounds(place: Workspace) -> None:
     """Agree on a plan, then round after round: invite, train at each site, aggregate, evaluate at each site."""
-    settings, exchange = place.settings(), place.exchange()
+    settings = place.settings()
     admissions = read_admissions(place)
     check_quorum(len(admissions.admitted), settings, "training", admissions.quarantined)
     run = run_id(settings, place.cohort(), admissions)
-    rounds, cell = settings.training.rounds, settings.privacy.minimum_cell
     begin_run(place, run)
 
     described = ask(place, invite_to_statistics(run, admissions.admitted, settings))
     coordinator.plan(place.root, run, admissions, described.answered)
-    plan = plan_of(run, exchange)
+    rounds = settings.training.rounds
     refused: dict[int, dict[str, str]] = {}
     with show_progress(f"round 0 of {rounds}") as progress:
         for number in range(1, rounds + 1):
-            with round_run(number, rounds):
-                base = model_of(run, number - 1, exchange)
-                trained = ask(place, invite(plan, number, "train", {"federated": base.payload}, cell))
-                result = coordinator.aggregate(place.root, run, number, trained.answered)
-                refused[number] = {**trained.failed, **result["refused"]}
-                model = Payload(sha256=result["sha256"], size=result["size"])
-                ask(place, invite(plan, number, "evaluate", {"federated": model}, cell))
-            record = coordinator.round_of(place.root, run, number, refused[number])
-            place.journal().add(
-                "round", run=run, round=number, rounds=rounds, loss=record.validation_loss, refused=refused[number]
-            )
+            refused[number] = federated_round(place.root, run, number, rounds)["refused"]
             progress(number, rounds)
-
     coordinator.choose(place.root, run, refused, rounds)
     finish_run(place, run)
     show_rounds(read_history(place.training_folder)[0])
@@ -145,6 +129,6 @@ def test_at_every_site(place: Workspace) -> None:
 
 def register_model(place: Workspace) -> None:
     """Register the model with its evidence and lineage, and make it champion if it is better."""
-    answer = coordinator.register(place.root, place.settings().registry.model)
+    answer = coordinator.register(place.root)
     show_registered(answer)
     place.journal().add("registered", model=answer["model"], version=answer["version"], reason=answer["reason"])

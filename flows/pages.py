@@ -57,7 +57,9 @@ def show_progress(description: str) -> Iterator[Callable[[int, int], None]]:
     def done(number: int, of: int) -> None:
         step = max(1, of // 20)
         if number % step == 0 or number == of:
-            update_progress_artifact(_identifier(artifact), progress=100 * number / of, description=f"round {number} of {of}")
+            update_progress_artifact(
+                _identifier(artifact), progress=100 * number / of, description=f"round {number} of {of}"
+            )
 
     yield done
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from fedmed.workspace import Workspace
+from flows.asking import SITES
 from flows.federated_training import validate_every_site
 
 
@@ -16,7 +15,7 @@ from flows.federated_training import validate_every_site
     name="site validation",
     flow_run_name="site validation",
     description=__doc__,
-    task_runner=ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1),
+    task_runner=SITES,
     persist_result=False,
 )
 def site_validation(workspace: str = ".") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fedmed.coordinator.evaluation import gather_reports, plan_of, post_model, w
 from fedmed.coordinator.history import write_history
 from fedmed.coordinator.plan import make_plan
 from fedmed.coordinator.release import release_of
-from fedmed.coordinator.rounds import RoundRecord, aggregate_round, choose_round, record_round
+from fedmed.coordinator.rounds import aggregate_round, choose_round, record_round
 from fedmed.exchange.messages import Payload
 from fedmed.files import write_json
 from fedmed.pooled import train_pooled
@@ -73,8 +73,8 @@ def gather(root: Path, run: str, number: int, answered: list[str], failed: dict[
     return {"run": run, "hospitals": sorted(evaluation.sites), "failed": failed}
 
 
-@task(name="register", task_run_name="register · {model}", timeout_seconds=900, **SHARED)
-def register(root: Path, model: str) -> dict[str, Any]:
+@task(name="register", task_run_name="register model", timeout_seconds=900, **SHARED)
+def register(root: Path) -> dict[str, Any]:
     """Register the model with its evidence and lineage; the same release again changes nothing."""
     from fedmed import registry
 
@@ -82,9 +82,3 @@ def register(root: Path, model: str) -> dict[str, Any]:
     answer = registry.register(release_of(workspace), workspace.settings().registry, workspace.tracking)
     write_json(workspace.registered_file, answer.model_dump())
     return answer.model_dump()
-
-
-def round_of(root: Path, run: str, number: int, refused: dict[str, str]) -> RoundRecord:
-    """What is known of a round now; read from the exchange, so no task of its own."""
-    exchange = Workspace(root).exchange()
-    return record_round(plan_of(run, exchange), number, refused, exchange)

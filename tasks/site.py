@@ -38,7 +38,10 @@ def _site_task(purpose: Purpose, name: str, *, minutes: float, verb: str) -> Tas
 
 SITE_TASKS: dict[Purpose, Task[..., Receipt]] = {
     "validate": _site_task(
-        "validate", "validate · {invitation.recipient}", minutes=15, verb="Hold the hospital's data against the contract."
+        "validate",
+        "validate · {invitation.recipient}",
+        minutes=15,
+        verb="Hold the hospital's data against the contract.",
     ),
     "statistics": _site_task(
         "statistics", "statistics · {invitation.recipient}", minutes=5, verb="Send the sums of the number columns."
@@ -56,14 +59,17 @@ SITE_TASKS: dict[Purpose, Task[..., Receipt]] = {
         verb="Measure the round's model on the hospital's validation rows.",
     ),
     "test": _site_task(
-        "test", "test · {invitation.recipient}", minutes=60, verb="Measure the chosen model on the hospital's test rows."
+        "test",
+        "test · {invitation.recipient}",
+        minutes=60,
+        verb="Measure the chosen model on the hospital's test rows.",
     ),
 }
 
 
 @task(name="partition", task_run_name="partition · {site}", timeout_seconds=900, **SHARED)
 def partition(root: Path, site: str) -> dict[str, Any]:
-    """Split and encrypt a hospital's records; what the coordinator may know of it is written beside its other receipts."""
+    """Split and encrypt a hospital's records; what the coordinator may know of it becomes a receipt."""
     workspace = Workspace(root)
     home = SiteHome(workspace.home(site))
     with kept_at_home(home):

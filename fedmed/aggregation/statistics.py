@@ -40,7 +40,9 @@ def column_sums(rows: pd.DataFrame, cohort: Cohort, minimum_cell: int) -> Tensor
         unit = (values - low) / (high - low)
         if len(unit) < minimum_cell:
             unit = unit[:0]
-        columns.append(torch.stack([torch.tensor(float(len(unit)), dtype=torch.float64), unit.sum(), unit.square().sum()]))
+        columns.append(
+            torch.stack([torch.tensor(float(len(unit)), dtype=torch.float64), unit.sum(), unit.square().sum()])
+        )
     stacked = torch.stack(columns).T.reshape(-1) if columns else torch.zeros(0, dtype=torch.float64)
     return GRID.encode(stacked, 1)
 

@@ -39,7 +39,9 @@ def encode_update(local: Weights, base: Weights, weight: int, grid: FixedPoint) 
     return grid.encode(flatten(subtract(local, base)), weight)
 
 
-def aggregate(base: Weights, updates: Mapping[str, Tensor], weights: Mapping[str, int], grid: FixedPoint) -> dict[str, Tensor]:
+def aggregate(
+    base: Weights, updates: Mapping[str, Tensor], weights: Mapping[str, int], grid: FixedPoint
+) -> dict[str, Tensor]:
     """New global weights: base + Σ w_k (θ_k − base) / Σ w_k, which is Σ w_k θ_k / Σ w_k.
 
     Args:

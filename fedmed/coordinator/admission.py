@@ -27,7 +27,8 @@ class Admissions(Record):
     def gather(cls, validation: str, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange) -> Self:
         """From the answers in the exchange; a hospital that failed to answer is quarantined for that."""
         sites = {
-            site: fetch(exchange, Address(validation, 0, "admission", site, COORDINATOR), Admission) for site in answered
+            site: fetch(exchange, Address(validation, 0, "admission", site, COORDINATOR), Admission)
+            for site in answered
         }
         for site, reason in failed.items():
             sites[site] = Admission(
@@ -91,7 +92,9 @@ def invite_to_validate(settings: Settings, receipts: Mapping[str, PartitionRecei
     """One invitation a hospital, in site order."""
     run = validation_id(settings, receipts)
     minimum_cell = settings.privacy.minimum_cell
-    return [Invitation(run=run, recipient=site, purpose="validate", minimum_cell=minimum_cell) for site in sorted(receipts)]
+    return [
+        Invitation(run=run, recipient=site, purpose="validate", minimum_cell=minimum_cell) for site in sorted(receipts)
+    ]
 
 
 def check_quorum(

@@ -51,10 +51,13 @@ def post_model(plan: Plan, weights: Weights, recipient: str, number: int, exchan
     return message.payload
 
 
-def gather_reports(run: str, number: int, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange) -> Evaluation:
+def gather_reports(
+    run: str, number: int, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange
+) -> Evaluation:
     """The reports that were posted on the model of round `number`."""
     reports = {
-        site: fetch(exchange, Address(run, number, "report", site, COORDINATOR), TestReport) for site in sorted(answered)
+        site: fetch(exchange, Address(run, number, "report", site, COORDINATOR), TestReport)
+        for site in sorted(answered)
     }
     return Evaluation(run=run, round=number, sites=reports, failed=dict(failed))
 
@@ -95,7 +98,9 @@ def read_evaluation(folder: Path) -> Evaluation:
     except FileNotFoundError:
         raise WorkspaceError(f"{folder}: no model has been tested here yet; `fedmed run` tests one") from None
     except ValidationError:
-        raise WorkspaceError(f"{folder / 'reports.json'}: not an evaluation; `fedmed run --force` writes it anew") from None
+        raise WorkspaceError(
+            f"{folder / 'reports.json'}: not an evaluation; `fedmed run --force` writes it anew"
+        ) from None
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, Any]:

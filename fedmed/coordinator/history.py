@@ -28,7 +28,9 @@ class History(Record):
     rounds: tuple[RoundRecord, ...]
 
 
-def write_history(folder: Path, plan: Plan, rounds: Sequence[RoundRecord], chosen: RoundRecord, exchange: Exchange) -> History:
+def write_history(
+    folder: Path, plan: Plan, rounds: Sequence[RoundRecord], chosen: RoundRecord, exchange: Exchange
+) -> History:
     """Write model/, rounds.json, metrics.json and curves/ of a run into `folder`."""
     description = ModelDescription(
         cohort=plan.cohort,
@@ -67,7 +69,9 @@ def read_history(folder: Path) -> tuple[History, ModelBundle]:
     except FileNotFoundError:
         raise WorkspaceError(f"{folder}: no model has been trained here yet; `fedmed run` trains one") from None
     except ValidationError:
-        raise WorkspaceError(f"{folder / 'rounds.json'}: not the history of a run; `fedmed run --force` writes it anew") from None
+        raise WorkspaceError(
+            f"{folder / 'rounds.json'}: not the history of a run; `fedmed run --force` writes it anew"
+        ) from None
     return history, load_bundle(folder / "model")
 
 

@@ -66,7 +66,7 @@ def make_plan(
     )
     exchange.post(plan)
     network = build_network(len(feature_names(cohort)), plan.network)
-    start = to_bytes(initial_weights(network, torch_generator(plan.training.seed, run, "start")))
+    start = to_bytes(initial_weights(network, torch_generator(plan.training.seed, "start")))
     exchange.post(GlobalModel(run=run, payload=reference(start), participants=participants), start)
     return plan
 
@@ -77,7 +77,9 @@ def _weights(settings: Settings, admissions: Admissions, participants: Iterable[
     for site in participants:
         rows = admissions.sites[site].rows.get("train")
         if rows is None:
-            raise QuorumNotMet(f"{site}: too few training rows to tell how many; it cannot be weighed and takes no part")
+            raise QuorumNotMet(
+                f"{site}: too few training rows to tell how many; it cannot be weighed and takes no part"
+            )
         weights[site] = weigh(rows)
     return weights
 

@@ -22,7 +22,7 @@ def release_of(workspace: Workspace) -> Release:
         WorkspaceError: if training or evaluation is missing, or they are of different runs.
     """
     settings = workspace.settings()
-    history, bundle = read_history(workspace.training_folder)
+    history, _ = read_history(workspace.training_folder)
     evaluation = read_evaluation(workspace.evaluation_folder)
     admissions = read_admissions(workspace)
     if (evaluation.run, evaluation.round) != (history.run, history.chosen):

@@ -80,7 +80,9 @@ def invite(
     ]
 
 
-def aggregate_round(plan: Plan, number: int, answered: Iterable[str], exchange: Exchange) -> tuple[GlobalModel, dict[str, str]]:
+def aggregate_round(
+    plan: Plan, number: int, answered: Iterable[str], exchange: Exchange
+) -> tuple[GlobalModel, dict[str, str]]:
     """The next global model from the updates of those who answered.
 
     Args:
@@ -122,7 +124,11 @@ def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exc
     model = model_of(plan.run, number, exchange)
     sites = {site: SiteRound(refused=reason) for site, reason in refused.items()}
     for site in plan.participants:
-        update = exchange.find(Address(plan.run, number, "update", site, COORDINATOR)) if site in model.participants else None
+        update = (
+            exchange.find(Address(plan.run, number, "update", site, COORDINATOR))
+            if site in model.participants
+            else None
+        )
         evaluation = exchange.find(Address(plan.run, number, "evaluation", site, COORDINATOR))
         if isinstance(evaluation, RoundEvaluation) and evaluation.model != model.payload.sha256:
             evaluation = None
@@ -169,7 +175,9 @@ def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Ex
     if message.base != base.payload.sha256:
         raise MessageRefused(f"{where}: the update is on another model than the one that was sent")
     if message.weight != STRATEGIES[plan.aggregation.strategy](message.rows):
-        raise MessageRefused(f"{where}: weight {message.weight} is not what {plan.aggregation.strategy} gives for its rows")
+        raise MessageRefused(
+            f"{where}: weight {message.weight} is not what {plan.aggregation.strategy} gives for its rows"
+        )
     kind = "I32" if plan.grid.bits == 32 else "I64"
     values = sum(math.prod(layout.shape) for layout in _layout(plan).values())
     expected = {"update": Layout(kind, (values,))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import operator
 import re
 from collections.abc import Callable
@@ -120,7 +121,9 @@ class Cohort(Record):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         named = [*self.columns, self.target.column, *filter(None, (self.site_column, self.patient_id))]
-        twice = sorted({name for name in named if named.count(name) > 1} | ({PATIENT, TARGET, SPLIT} & set(self.columns)))
+        twice = sorted(
+            {name for name in named if named.count(name) > 1} | ({PATIENT, TARGET, SPLIT} & set(self.columns))
+        )
         if twice:
             raise ValueError(
                 f"{', '.join(twice)}: a name may serve once, as an input, the target, the site or the patient;"
@@ -131,8 +134,10 @@ class Cohort(Record):
     @property
     def digest(self) -> str:
         """SHA-256 of everything in the declaration that bears on data, contract or model (not titles or citations)."""
-        cosmetic = {"title": True, "source": True, "columns": {"__all__": {"title"}}}
-        return hashlib.sha256(self.model_dump_json(exclude=cosmetic).encode()).hexdigest()
+        told = self.model_dump(mode="json", exclude={"title", "source"})
+        for column in told["columns"].values():
+            del column["title"]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @property
     def table_columns(self) -> list[str]:

@@ -55,7 +55,9 @@ class FileKey:
                 raise KeyUnavailable(f"{self.path}: expected mode 0600, got {mode:04o}. Run `chmod 600 {self.path}`.")
             return _decode(self.path.read_bytes(), str(self.path))
         except FileNotFoundError:
-            raise KeyUnavailable(f"{self.path}: there is no key. Without it the hospital's data cannot be read.") from None
+            raise KeyUnavailable(
+                f"{self.path}: there is no key. Without it the hospital's data cannot be read."
+            ) from None
         except PermissionError:
             raise KeyUnavailable(f"{self.path}: you may not read this key") from None
 
@@ -70,7 +72,9 @@ class EnvironmentKey:
         """See :class:`KeyProvider`; never creates one."""
         text = os.environ.get(self.variable)
         if not text:
-            raise KeyUnavailable(f"the environment variable {self.variable} is empty: expected {KEY_BYTES} bytes in base64")
+            raise KeyUnavailable(
+                f"the environment variable {self.variable} is empty: expected {KEY_BYTES} bytes in base64"
+            )
         return _decode(text.encode(), self.variable)
 
 

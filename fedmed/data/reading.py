@@ -104,7 +104,9 @@ def _parse_csv(raw: bytes, name: str, cohort: Cohort, needed: list[str] | None) 
                 raise RecordsError(f"{name}, line {reader.line_num}: expected {len(header)} cells, got {len(row)}")
             rows.append(row)
     except csv.Error:
-        raise RecordsError(f"{name}, line {reader.line_num}: not well-formed CSV (a quote left open, or an oversized cell)") from None
+        raise RecordsError(
+            f"{name}, line {reader.line_num}: not well-formed CSV (a quote left open, or an oversized cell)"
+        ) from None
     if not rows:
         raise RecordsError(f"{name}: expected rows below the header, got none")
     return pd.DataFrame(rows, columns=header, dtype=object)
@@ -112,15 +114,21 @@ def _parse_csv(raw: bytes, name: str, cohort: Cohort, needed: list[str] | None) 
 
 def _decode(raw: bytes, name: str) -> str:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise RecordsError(f"{name}: expected UTF-8, got UTF-16. Export the file again as UTF-8 without a byte-order mark.")
+        raise RecordsError(
+            f"{name}: expected UTF-8, got UTF-16. Export the file again as UTF-8 without a byte-order mark."
+        )
     if raw.startswith(b"\xef\xbb\xbf"):
-        raise RecordsError(f"{name}: begins with a byte-order mark. Export it as UTF-8 without BOM ('CSV', not 'CSV UTF-8', in Excel).")
+        raise RecordsError(
+            f"{name}: begins with a byte-order mark. Export it as UTF-8 without BOM ('CSV', not 'CSV UTF-8', in Excel)."
+        )
     if (position := raw.find(b"\0")) >= 0:
         raise RecordsError(f"{name}: a NUL byte at byte {position}. The file is damaged or no text; export it again.")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise RecordsError(f"{name}: expected UTF-8, but byte {problem.start} is not. Export the file again as UTF-8.") from None
+        raise RecordsError(
+            f"{name}: expected UTF-8, but byte {problem.start} is not. Export the file again as UTF-8."
+        ) from None
 
 
 def _check_header(header: list[str], name: str, cohort: Cohort, needed: list[str] | None) -> None:
@@ -152,7 +160,8 @@ def _parse_parquet(raw: bytes, name: str, cohort: Cohort, needed: list[str] | No
             raise RecordsError(f"{name}: expected rows, got none")
         wanted = [*(needed or cohort.table_columns), *([cohort.site_column] if cohort.site_column else [])]
         table = file.read(columns=[column for column in wanted if column in file.schema_arrow.names])
-        return table.to_pandas().astype(object)
+        rows: pd.DataFrame = table.to_pandas().astype(object)
+        return rows
     except (pa.ArrowException, OSError):
         raise RecordsError(f"{name}: not a readable Parquet file (encrypted, truncated or damaged)") from None
 
@@ -161,12 +170,16 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
     if cohort.site_column in table.columns:
         foreign = int((table[cohort.site_column].map(_text) != site).sum())
         if foreign:
-            raise RecordsError(f"{site}: in {foreign} of {len(table)} rows, column {cohort.site_column} names another hospital")
+            raise RecordsError(
+                f"{site}: in {foreign} of {len(table)} rows, column {cohort.site_column} names another hospital"
+            )
     clean = {name: _column(table[name], column, name) for name, column in cohort.columns.items()}
     target = cohort.target.column
     clean[target] = _numbers(table[target], target, whole=False, codes=())
     if (unlabelled := int(clean[target].isna().sum())) > 0:
-        raise RecordsError(f"{site}: the target {target} is missing in {unlabelled} of {len(table)} rows; leave those rows out")
+        raise RecordsError(
+            f"{site}: the target {target} is missing in {unlabelled} of {len(table)} rows; leave those rows out"
+        )
     frame = pd.DataFrame(clean)
     if cohort.patient_id is None:
         identity = pd.Series(["\x1f".join(map(_text, row)) for row in frame.itertuples(index=False)])
@@ -175,7 +188,9 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
         if (unnamed := int(identity.isin(MISSING).sum())) > 0:
             raise RecordsError(f"{site}: {cohort.patient_id} is missing in {unnamed} of {len(table)} rows")
     # Not keyed: the split is ordered by it and must be the same wherever the same rows are split. It stays encrypted.
-    frame.insert(0, PATIENT, [hashlib.sha256(f"{cohort.name}\x1f{value}".encode()).hexdigest()[:32] for value in identity])
+    frame.insert(
+        0, PATIENT, [hashlib.sha256(f"{cohort.name}\x1f{value}".encode()).hexdigest()[:32] for value in identity]
+    )
     return frame
 
 
@@ -191,20 +206,28 @@ def _column(values: pd.Series, column: Column, name: str) -> pd.Series:
 def _numbers(values: pd.Series, name: str, *, whole: bool, codes: Iterable[float]) -> pd.Series:
     texts = values.map(_text)
     missing = texts.isin(MISSING)
-    # Series.to_numeric would read "0x1F" or "1_000"; the pattern admits plain decimal numbers only.
+    # pd.to_numeric would read "0x1F" or "1_000"; the pattern admits plain decimal numbers only.
     plain = texts.str.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?").astype(bool)
     wrong = ~missing & ~plain
     if wrong.any():
         comma = bool(texts[wrong].str.fullmatch(r"[+-]?\d+,\d+").all())
         hint = " Is the decimal mark a comma? Export with a point." if comma else ""
-        raise RecordsError(f"column {name}: expected numbers, but {int(wrong.sum())} of {len(values)} cells are none (first in row {_first(wrong)}).{hint}")
+        raise RecordsError(
+            f"column {name}: expected numbers, but {int(wrong.sum())} of {len(values)} cells are none"
+            f" (first in row {_first(wrong)}).{hint}"
+        )
     numbers = pd.to_numeric(texts.where(~missing, None), errors="coerce").astype("float64").reset_index(drop=True)
-    infinite = np.isinf(numbers)
+    infinite = pd.Series(np.isinf(numbers.to_numpy()))
     if infinite.any():
-        raise RecordsError(f"column {name}: {int(infinite.sum())} numbers are too large to hold (first in row {_first(infinite)})")
+        raise RecordsError(
+            f"column {name}: {int(infinite.sum())} numbers are too large to hold (first in row {_first(infinite)})"
+        )
     fractional = numbers.notna() & (numbers != numbers.round())
     if whole and fractional.any():
-        raise RecordsError(f"column {name}: expected whole numbers, but {int(fractional.sum())} are not (first in row {_first(fractional)})")
+        raise RecordsError(
+            f"column {name}: expected whole numbers, but {int(fractional.sum())} are not"
+            f" (first in row {_first(fractional)})"
+        )
     return numbers.mask(numbers.isin(list(codes)))
 
 

@@ -48,7 +48,8 @@ def assign(patients: Sequence[str], labels: Sequence[int], options: SplitOptions
     Guarantees:
         No patient is in two splits. The order of the rows does not matter.
 
-    >>> [str(name) for name in assign(["a", "b", "c", "d"], [0, 0, 0, 0], SplitOptions(train=0.5, validation=0.25), "x")]
+    >>> halves = SplitOptions(train=0.5, validation=0.25)
+    >>> [str(name) for name in assign(["a", "b", "c", "d"], [0, 0, 0, 0], halves, "x")]
     ['train', 'train', 'test', 'validation']
     """
     positive: dict[str, int] = {}
@@ -65,7 +66,7 @@ def assign(patients: Sequence[str], labels: Sequence[int], options: SplitOptions
 
 
 def split(records: pd.DataFrame, target: pd.Series, options: SplitOptions, site: str) -> dict[str, pd.DataFrame]:
-    """The three partitions of one hospital with the label in column `target`; the order of `records` does not matter."""
+    """One hospital's three partitions, the label in column `target`; the order of `records` does not matter."""
     names = assign(list(records[PATIENT]), list(target), options, site)
     labelled = records.assign(**{TARGET: target})
     ordered = labelled.assign(_split=names).sort_values([PATIENT, *labelled.columns.drop(PATIENT)], kind="stable")

@@ -65,7 +65,10 @@ class Vault:
             if not raw.startswith(_MAGIC):  # the one part of the file that Parquet's own check leaves out
                 raise ValueError("no encrypted Parquet")
             properties = factory.file_decryption_properties(connection, pe.DecryptionConfiguration())
-            return pq.ParquetFile(pa.BufferReader(raw), decryption_properties=properties).read().to_pandas()
+            table: pd.DataFrame = (
+                pq.ParquetFile(pa.BufferReader(raw), decryption_properties=properties).read().to_pandas()
+            )
+            return table
         except (pa.ArrowException, OSError, ValueError, InvalidTag):
             raise PartitionDamaged(
                 f"{path}: does not open under this hospital's key: the key is another one, or the file has changed"

@@ -55,7 +55,9 @@ def fetch(exchange: Exchange, address: Address, kind: type[M]) -> M:
     if message is None:
         raise MessageMissing(f"nothing was posted at {'/'.join(map(str, address))}")
     if not isinstance(message, kind) or message.address != address:
-        raise MessageRefused(f"{'/'.join(map(str, address))}: expected a {kind.__name__} of this address, got another message")
+        raise MessageRefused(
+            f"{'/'.join(map(str, address))}: expected a {kind.__name__} of this address, got another message"
+        )
     return message
 
 
@@ -71,7 +73,9 @@ def check_payload(data: bytes, expected: Payload) -> bytes:
         MessageRefused: if they are not.
     """
     if len(data) != expected.size or sha256(data) != expected.sha256:
-        raise MessageRefused(f"payload {expected.sha256[:12]}…: expected {expected.size} bytes with this digest, got {len(data)} others")
+        raise MessageRefused(
+            f"payload {expected.sha256[:12]}…: expected {expected.size} bytes with this digest, got {len(data)} others"
+        )
     return data
 
 
@@ -86,4 +90,6 @@ def check_post(message: Message, payload: bytes | None) -> None:
     if payload is not None and message.payload is not None:
         check_payload(payload, message.payload)
     if message.payload is not None and message.payload.size > LARGEST_PAYLOAD:
-        raise MessageRefused(f"{message.topic}: a payload of {message.payload.size} bytes; at most {LARGEST_PAYLOAD} are taken")
+        raise MessageRefused(
+            f"{message.topic}: a payload of {message.payload.size} bytes; at most {LARGEST_PAYLOAD} are taken"
+        )

@@ -1,7 +1,7 @@
 """An exchange in a folder: for one machine, or a shared file system.
 
-    messages/<run>/<round>/<topic>/<sender>--<recipient>.json
-    payloads/<first two digits>/<sha256>
+messages/<run>/<round>/<topic>/<sender>--<recipient>.json
+payloads/<first two digits>/<sha256>
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class FolderExchange:
             _create(path, data)
         except FileExistsError:
             if path.read_bytes() != data:
-                raise MessageConflict(f"{'/'.join(map(str, message.address))}: another message stands here already") from None
+                raise MessageConflict(
+                    f"{'/'.join(map(str, message.address))}: another message stands here already"
+                ) from None
 
     def find(self, address: Address) -> Any | None:
         """See :class:`~fedmed.exchange.base.Exchange`."""
@@ -84,4 +86,4 @@ def _create(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.link(temporary, path)
     finally:
-        os.unlink(temporary)
+        Path(temporary).unlink()

@@ -78,10 +78,12 @@ class Encoder(nn.Module):
 
 
 def feature_names(cohort: Cohort) -> list[str]:
-    """The network's inputs by name, in the encoder's order: `age`, `sex=female`, `chol missing`, …"""
+    """The network's inputs by name, in the encoder's order: `age`, `sex=female`, `chol missing` and so on."""
     names: list[str] = []
     for name, column in cohort.columns.items():
-        names += [name] if column.categories is None else [f"{name}={meaning}" for meaning in column.categories.values()]
+        names += (
+            [name] if column.categories is None else [f"{name}={meaning}" for meaning in column.categories.values()]
+        )
         if column.missing == "impute":
             names.append(f"{name} missing")
     return names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ def mlp(features: int, options: ModelOptions) -> nn.Module:
     """A multi-layer perceptron with ReLU between its layers."""
     widths = [features, *options.hidden]
     layers: list[nn.Module] = []
-    for inner, outer in zip(widths[:-1], widths[1:], strict=True):
+    for inner, outer in pairwise(widths):
         layers += [nn.Linear(inner, outer), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 

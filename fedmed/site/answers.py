@@ -1,4 +1,4 @@
-"""How a hospital answers each purpose of an invitation: one function a purpose, and one door through which all leaves."""
+"""How a hospital answers each purpose of an invitation: one function a purpose, one door through which all leaves."""
 
 from __future__ import annotations
 
@@ -96,7 +96,9 @@ def _validate(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Ans
     except VaultError:
         # Fails closed: what does not open takes no part. The hospital's own log has the reason in full.
         failed: tuple[str, ...] = ("partition: opens under the hospital's key",)
-        return Answer(_admission(home, invitation, admitted=False, failed=failed, expectations=0, fingerprint=None, rows={}))
+        return Answer(
+            _admission(home, invitation, admitted=False, failed=failed, expectations=0, fingerprint=None, rows={})
+        )
     return Answer(
         _admission(
             home,
@@ -126,7 +128,7 @@ def _train(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer
     desk, base, base_digest = _start(home, invitation, exchange)
     plan = desk.plan
     examples = desk.examples["train"]
-    generator = torch_generator(plan.training.seed, invitation.run, invitation.round, home.name, "batches")
+    generator = torch_generator(plan.training.seed, invitation.round, home.name, "batches")
     result = train_locally(desk.network, base, examples.features, examples.labels, plan.training, generator)
     rows = len(examples.labels)
     weight = STRATEGIES[plan.aggregation.strategy](rows)
@@ -183,7 +185,9 @@ def _start(home: SiteHome, invitation: Invitation, exchange: Exchange) -> tuple[
 def _desk(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Desk:
     plan = fetch(exchange, Address(invitation.run, 0, "plan", COORDINATOR, EVERYONE), Plan)
     if plan.digest != invitation.plan:
-        raise MessageRefused(f"{home.name}: the invitation names another plan than the one posted for run {invitation.run}")
+        raise MessageRefused(
+            f"{home.name}: the invitation names another plan than the one posted for run {invitation.run}"
+        )
     return open_session(home).desk(plan)
 
 

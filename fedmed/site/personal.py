@@ -36,5 +36,7 @@ def shift_for(home: SiteHome, bundle: ModelBundle) -> float | None:
     except FileNotFoundError:
         return None
     except ValidationError:
-        raise WorkspaceError(f"{path}: not a hospital's own part of a model; delete it and test the model again") from None
+        raise WorkspaceError(
+            f"{path}: not a hospital's own part of a model; delete it and test the model again"
+        ) from None
     return kept.shift if kept.weights == bundle.description.weights else None

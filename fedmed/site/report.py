@@ -22,7 +22,9 @@ from fedmed.site.session import Desk, SiteSession, open_session
 from fedmed.training.alone import train_alone
 
 
-def report(home: SiteHome, invitation: Invitation, desk: Desk, models: Mapping[str, Mapping[str, Tensor]]) -> TestReport:
+def report(
+    home: SiteHome, invitation: Invitation, desk: Desk, models: Mapping[str, Mapping[str, Tensor]]
+) -> TestReport:
     """Measure every model on the hospital's test rows.
 
     Args:
@@ -93,7 +95,7 @@ def _alone(session: SiteSession, desk: Desk) -> tuple[np.ndarray | None, int]:
     plan = desk.plan
     sums = column_sums(session.tables["train"], session.manifest.cohort, minimum_cell=1)
     examples = session.encode(pool_statistics([sums], session.manifest.cohort))
-    start = initial_weights(desk.network, torch_generator(plan.training.seed, plan.run, "start"))
+    start = initial_weights(desk.network, torch_generator(plan.training.seed, "start"))
     best = train_alone(
         desk.network,
         start,

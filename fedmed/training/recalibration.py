@@ -1,8 +1,8 @@
 """One number that a hospital keeps to itself: the shift of the model's intercept that fits its own patients.
 
-Hospitals differ most in how many of their patients are ill. One shared intercept is then wrong everywhere, and one local
-parameter repairs it while the shared weights stay shared: recalibration in the large (Steyerberg et al. 2004, Statistics
-in Medicine 23:2567, method 1), with a prior so that a hospital with few of a class does not run away.
+Hospitals differ most in how many of their patients are ill. One shared intercept is then wrong everywhere, and one
+local parameter repairs it while the shared weights stay shared: recalibration in the large (Steyerberg et al. 2004,
+Statistics in Medicine 23:2567, method 1), with a prior so that a hospital with few of a class does not run away.
 """
 
 from __future__ import annotations

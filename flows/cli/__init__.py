@@ -19,7 +19,12 @@ contract · 4 key or damaged partition · 5 quorum not met, or a hospital quaran
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="fedmed")
 @click.option(
-    "-C", "--workspace", type=click.Path(file_okay=False), default=".", show_default=True, help="The workspace's folder."
+    "-C",
+    "--workspace",
+    type=click.Path(file_okay=False),
+    default=".",
+    show_default=True,
+    help="The workspace's folder.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print results only, no progress and no hints.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for scripts.")

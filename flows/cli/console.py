@@ -63,7 +63,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     lines = [
-        "  ".join(cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
         for row in cells
     ]
-    return "\n".join("  " + line.rstrip() for line in [lines[0], "  ".join("─" * width for width in widths), *lines[1:]])
+    return "\n".join(
+        "  " + line.rstrip() for line in [lines[0], "  ".join("─" * width for width in widths), *lines[1:]]
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +10,12 @@ import click
 from flows.cli.console import Console, table
 
 TEMPLATES = ("params.yaml", "dvc.yaml", "prefect.yaml", "prefect.toml", "cohorts/heart_disease.yaml")
-IGNORED = "# All that this hospital owns stays out of git; DVC versions the encrypted partition.\n/*\n!/.gitignore\n!/records/\n"
+IGNORED = """\
+# All that this hospital owns stays out of git; DVC versions the encrypted partition.
+/*
+!/.gitignore
+!/records/
+"""
 
 
 @click.command()
@@ -43,7 +47,9 @@ def init(console: Console, folder: Path) -> None:
         ignored.write_text("/coordinator/\n", encoding="utf-8")
     initialise(folder.resolve())
     document = {"workspace": str(folder.resolve()), "written": written}
-    console.result(document, f"{folder.resolve()}: " + (f"wrote {', '.join(written)}" if written else "nothing to write"))
+    console.result(
+        document, f"{folder.resolve()}: " + (f"wrote {', '.join(written)}" if written else "nothing to write")
+    )
     console.say(f"Next: cd {folder} && fedmed run" if str(folder) != "." else "Next: fedmed run")
 
 
@@ -101,7 +107,9 @@ def partition(console: Console, site: str) -> None:
     receipt, written = partition_records(home, workspace.cohort(), workspace.settings().split)
     workspace.keep_receipt(receipt)
     document = {**receipt.model_dump(), "written": written}
-    console.result(document, f"{site}: {'partition written' if written else 'partition unchanged'} ({receipt.fingerprint[:12]}…)")
+    console.result(
+        document, f"{site}: {'partition written' if written else 'partition unchanged'} ({receipt.fingerprint[:12]}…)"
+    )
 
 
 @data.command()

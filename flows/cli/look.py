@@ -22,7 +22,12 @@ def status(console: Console) -> None:
 @click.command()
 @click.option("--site", required=True, help="The hospital at which to predict.")
 @click.option("--model", "version", default="champion", show_default=True, help="Alias or version of the model.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Where to write; default predictions/ of the hospital.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write; default predictions/ of the hospital.",
+)
 @click.argument("rows", type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_obj
 def predict(console: Console, site: str, version: str, output: Path | None, rows: Path) -> None:
@@ -47,11 +52,23 @@ def predict(console: Console, site: str, version: str, output: Path | None, rows
     target.touch(mode=0o600)
     answers.to_csv(target, index=False)
     outside = answers[answers["probability"].isna()]
-    document = {"site": site, "model": bundle.description.run, "shifted": shift is not None, "rows": len(answers), "outside": len(outside), "file": str(target)}
+    document = {
+        "site": site,
+        "model": bundle.description.run,
+        "shifted": shift is not None,
+        "rows": len(answers),
+        "outside": len(outside),
+        "file": str(target),
+    }
     lines = [f"{site}: {len(answers) - len(outside)} of {len(answers)} rows predicted, in {target}"]
     if shift is None:
-        lines.append("  with the global intercept: this model was never tested here, so the hospital has no shift of its own")
-    lines += [f"  row {row}: outside the contract ({reason})" for row, reason in zip(outside["row"], outside["reason"], strict=True)]
+        lines.append(
+            "  with the global intercept: this model was never tested here, so the hospital has no shift of its own"
+        )
+    lines += [
+        f"  row {row}: {reason}"
+        for row, reason in zip(outside["row"], outside["reason"], strict=True)
+    ]
     console.result(document, "\n".join(lines))
     if len(outside):
         click.get_current_context().exit(9)
@@ -76,11 +93,15 @@ def models(context: click.Context) -> None:
             ", ".join(entry.aliases),
             entry.run,
             datetime.fromtimestamp(entry.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-            entry.reason,
+            entry.decision,
         )
         for entry in versions
     ]
-    text = table(("model", "version", "aliases", "run", "registered (UTC)", "why"), rows) if rows else "no model is registered yet"
+    text = (
+        table(("model", "version", "aliases", "run", "registered (UTC)", "decision"), rows)
+        if rows
+        else "no model is registered yet"
+    )
     console.result([entry.model_dump() for entry in versions], text)
 
 

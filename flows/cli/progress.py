@@ -48,7 +48,9 @@ class Follower:
                 self._bar.console.print(f"  [yellow]{site} is quarantined[/yellow]: {', '.join(failed)}")
         elif name == "round":
             loss = "" if event["loss"] is None else f"validation loss {event['loss']:.4f}"
-            self._bar.update(self._task, total=event["rounds"], completed=event["round"], description="training", note=loss)
+            self._bar.update(
+                self._task, total=event["rounds"], completed=event["round"], description="training", note=loss
+            )
             for site, reason in event["refused"].items():
                 self._bar.console.print(f"  [yellow]round {event['round']}: {site} took no part[/yellow]: {reason}")
 

@@ -41,9 +41,15 @@ def _training(workspace: Workspace, document: dict[str, Any], lines: list[str]) 
     history, _ = read_history(workspace.training_folder)
     chosen = history.rounds[history.chosen - 1]
     document["run"], document["rounds"] = history.run, len(history.rounds)
-    document["chosen"] = {"round": chosen.round, "validation_loss": chosen.validation_loss, "sha256": chosen.model.sha256}
+    document["chosen"] = {
+        "round": chosen.round,
+        "validation_loss": chosen.validation_loss,
+        "sha256": chosen.model.sha256,
+    }
     loss = "untold" if chosen.validation_loss is None else f"{chosen.validation_loss:.4f}"
-    lines.append(f"Run         {history.run}: {len(history.rounds)} rounds, round {chosen.round} chosen (validation loss {loss})")
+    lines.append(
+        f"Run         {history.run}: {len(history.rounds)} rounds, round {chosen.round} chosen (validation loss {loss})"
+    )
     lines.append(f"Weights     {chosen.model.sha256[:16]}…  {_absences(history)}")
 
 
@@ -51,7 +57,9 @@ def _test(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> N
     evaluation = read_evaluation(workspace.evaluation_folder)
     document["test"] = evaluation_table(evaluation)
     document["findings"] = {site: report.comparison["sentence"] for site, report in evaluation.sites.items()}
-    document["mean_test_accuracy"] = dict(zip(("value", "hospitals"), evaluation.mean("federated", "accuracy"), strict=True))
+    document["mean_test_accuracy"] = dict(
+        zip(("value", "hospitals"), evaluation.mean("federated", "accuracy"), strict=True)
+    )
     lines += ["", "Test accuracy", _accuracies(evaluation), ""]
     mean, hospitals = evaluation.mean("federated", "accuracy")
     if mean is not None:
@@ -66,15 +74,17 @@ def _registered(workspace: Workspace, document: dict[str, Any], lines: list[str]
     except FileNotFoundError:
         raise WorkspaceError("no model has been registered here yet; run `fedmed run`") from None
     document["registered"] = answer.model_dump()
-    lines += ["", f"Registered  {answer.model} version {answer.version} ({', '.join(answer.aliases)})", f"            {answer.reason}"]
+    lines += [
+        "",
+        f"Registered  {answer.model} version {answer.version} ({', '.join(answer.aliases)})",
+        f"            {answer.reason}",
+    ]
 
 
 def _accuracies(evaluation: Evaluation) -> str:
     tables = evaluation_table(evaluation)
     present = [model for model in MODELS if any(model in models for models in tables.values())]
-    rows = [
-        [site, *(_accuracy(models.get(model)) for model in present)] for site, models in tables.items()
-    ]
+    rows = [[site, *(_accuracy(models.get(model)) for model in present)] for site, models in tables.items()]
     return table(["hospital", *(MODELS[model] for model in present)], rows)
 
 
