@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -79,3 +81,60 @@ def read_settings(path: Path) -> Settings:
         SettingsError: naming every unknown key and every bad value by its path.
     """
     return typed_yaml.read(path, Settings, SettingsError, "parameters")
+
+
+def describe() -> str:
+    """The page `docs/parameters.md`: every key of `params.yaml` with its type, default, bounds and meaning."""
+    types = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+    limits = {
+        "minimum": "≥ {}",
+        "exclusiveMinimum": "> {}",
+        "maximum": "≤ {}",
+        "exclusiveMaximum": "< {}",
+        "minItems": "at least {} in the list",
+        "pattern": "matches `{}`",
+    }
+    schema = Settings.model_json_schema()
+    records: dict[str, dict[str, Any]] = schema["$defs"]
+
+    def named(entry: dict[str, Any]) -> dict[str, Any] | None:
+        return records[entry["$ref"].rpartition("/")[2]] if "$ref" in entry else None
+
+    def kind(entry: dict[str, Any]) -> str:
+        if "enum" in entry:
+            return " or ".join(f"`{choice}`" for choice in entry["enum"])
+        return f"list of {kind(entry['items'])}" if "items" in entry else types[entry["type"]]
+
+    def bounds(entry: dict[str, Any]) -> str:
+        own = [text.format(entry[key]) for key, text in limits.items() if key in entry]
+        each = bounds(entry["items"]) if "items" in entry else ""
+        return ", ".join(own + ([f"each {each}"] if each else []))
+
+    def rows(record: dict[str, Any], path: str) -> Iterator[str]:
+        for key, entry in record["properties"].items():
+            if (inner := named(entry)) is not None:
+                if path:
+                    yield from rows(inner, f"{path}{key}.")
+                continue
+            default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "required"
+            yield f"| `{path}{key}` | {kind(entry)} | {default} | {bounds(entry)} | {entry['description']} |"
+
+    head = ("| key | type | default | bounds | meaning |", "|---|---|---|---|---|")
+    page = [
+        "# Parameters",
+        "",
+        "Every key that may stand in a workspace's `params.yaml`. A key that is left out has its default; an unknown key",
+        "or a value outside its bounds is an error that names the key's path. `fedmed init` writes a file to start from,",
+        "in which some values differ from the defaults. This page is written by `fedmed.settings.describe`.",
+        "",
+        "Rules over several keys: `federation.sites` names no hospital twice and none `coordinator` or `everyone`;",
+        "`federation.quorum` is at most the number of sites; `split.train` and `split.validation` sum to less than 1.",
+        "",
+        *head,
+        *rows(schema, ""),
+    ]
+    for key, entry in schema["properties"].items():
+        if (record := named(entry)) is not None:
+            says = record["description"].partition("\n\n")[0]
+            page += ["", f"## {key}", "", says, "", *head, *rows(record, f"{key}.")]
+    return "\n".join(page) + "\n"

@@ -19,6 +19,8 @@ type_names = {"F64": torch.float64, "F32": torch.float32, "I64": torch.int64, "I
 
 Weights = Mapping[str, Tensor]
 
+MOST_DIMENSIONS = 8
+
 
 class Layout(NamedTuple):
     """What a tensor must look like: its safetensors type name and its shape."""
@@ -112,6 +114,7 @@ def from_bytes(data: bytes, expected: Mapping[str, Layout]) -> dict[str, Tensor]
     Guarantees:
         No tensor is read before names, types, shapes and the total size have been checked. Nothing is unpickled.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     header = _read_header(data)
@@ -126,7 +129,10 @@ def from_bytes(data: bytes, expected: Mapping[str, Layout]) -> dict[str, Tensor]
             raise MessageRefused(
                 f"tensor {name!r}: expected {layout.dtype} {layout.shape}, got {entry.dtype} {entry.shape}"
             )
-    weights = load(data)
+    try:
+        weights = load(data)
+    except SafetensorError:  # its reader is stricter than ours about the header's JSON
+        raise MessageRefused("payload: expected a safetensors header in JSON, got something else") from None
     if not is_finite(weights):
         raise MessageRefused("payload tensors: expected finite numbers, got NaN or an infinity")
     return weights
@@ -151,12 +157,14 @@ def _read_header(data: bytes, largest_header: int = 1 << 20) -> dict[str, Layout
             for name, e in raw.items()
             if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise MessageRefused("payload: expected a safetensors header in JSON, got something else") from None
     end = 0
     for name, (layout, offsets) in sorted(entries.items(), key=lambda item: item[1][1]):
-        if layout.dtype not in type_names or any(side < 0 for side in layout.shape):
+        if layout.dtype not in type_names:
             raise MessageRefused(f"tensor {name[:80]!r}: type {layout.dtype[:10]!r} is none of {sorted(type_names)}")
+        if len(layout.shape) > MOST_DIMENSIONS or any(side < 0 for side in layout.shape):
+            raise MessageRefused(f"tensor {name[:80]!r}: expected a shape of at most {MOST_DIMENSIONS} sides, none negative")
         width = torch.empty((), dtype=type_names[layout.dtype]).element_size()
         count = 1
         for side in layout.shape:

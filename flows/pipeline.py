@@ -16,6 +16,12 @@ class Due(NamedTuple):
     sites: tuple[str, ...] = ()
 
 
+def anything_due(workspace: Workspace) -> bool:
+    """Whether DVC says that any stage is due."""
+    pipeline = Pipeline(workspace.root)
+    return any(pipeline.is_due(target) for stage in STAGES for target in pipeline.targets(stage))
+
+
 def due_stages(workspace: Workspace, targets: Sequence[str] | None, *, force: bool) -> Iterator[Due]:
     """The stages to run, in order.
 

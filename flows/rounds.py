@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.transactions import CommitMode, transaction
 
 from fedmed.coordinator.evaluation import plan_of
 from fedmed.coordinator.rounds import invite, model_of, record_round
@@ -27,7 +28,12 @@ def federated_round(root: Path, run: str, number: int, of: int) -> dict[str, Any
     Returns:
         The round's number, its participants, its validation loss, and who was refused or did not answer, and why.
     """
-    place = Workspace(root)
+    # EAGER: what a hospital has finished counts at once, and is not renamed "rolled back" if the round fails later.
+    with transaction(commit_mode=CommitMode.EAGER):
+        return _run_round(Workspace(root), run, number, of)
+
+
+def _run_round(place: Workspace, run: str, number: int, of: int) -> dict[str, Any]:
     exchange, cell = place.exchange(), place.settings().privacy.minimum_cell
     plan = plan_of(run, exchange)
     base = model_of(run, number - 1, exchange)

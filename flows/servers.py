@@ -8,13 +8,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, NamedTuple
 
 from fedmed.errors import WorkspaceError
+from fedmed.files import write_json
 from fedmed.registry import environment
 from fedmed.workspace import Workspace
-from flows.environment import server_settings
+from flows.environment import SERVER_FILE, running_server, server_settings
 
 STARTUP_SECONDS = 120
 HOST = "127.0.0.1"
@@ -24,41 +26,68 @@ def serve_pages(place: Workspace, prefect_port: int, mlflow_port: int, *, say: C
     """Start both servers on loopback, say where they are, and wait until interrupted.
 
     Raises:
-        WorkspaceError: if a server does not start; the other one is ended.
+        WorkspaceError: if a server does not start, or ends by itself; the other one is ended.
     """
-    prefect, mlflow = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{mlflow_port}"
-    servers = {
-        "Prefect": (f"{prefect}/api/health", _prefect(place, prefect_port)),
-        "MLflow": (f"{mlflow}/health", _mlflow(place, mlflow_port)),
-    }
-    try:
-        for name, (health, process) in servers.items():
-            _await(name, health, process)
+    with prefect_server(place, prefect_port) as prefect, _mlflow_server(place, mlflow_port) as mlflow:
         text = (
-            f"Prefect  {prefect}   flows, rounds, tasks, tables\n"
-            f"MLflow   {mlflow}   runs, curves, models\n"
-            f"Flows of another terminal appear here while they run with PREFECT_API_URL={prefect}/api. Ctrl-C ends both."
+            f"Prefect  {prefect.pages}   flows, rounds, tasks, tables\n"
+            f"MLflow   {mlflow.pages}   runs, curves, models\n"
+            "`fedmed run` in another terminal appears here while it goes on. Ctrl-C ends both."
         )
-        say({"prefect": prefect, "mlflow": mlflow, "prefect_api": f"{prefect}/api"}, text)
-        while all(process.poll() is None for _, process in servers.values()):
+        say({"prefect": prefect.pages, "mlflow": mlflow.pages}, text)
+        while prefect.process.poll() is None and mlflow.process.poll() is None:
             time.sleep(0.5)
         raise WorkspaceError("a server ended by itself; its log is in coordinator/logs")
-    finally:
-        for _, process in servers.values():
-            process.terminate()
-        for _, process in servers.values():
-            process.wait(timeout=30)
 
 
-def _prefect(place: Workspace, port: int) -> subprocess.Popen[bytes]:
-    settings = {**server_settings(place.root), "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{port}/api"}
+class Server(NamedTuple):
+    """A running server and where its pages are."""
+
+    pages: str
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def prefect_server(place: Workspace, port: int) -> Iterator[Server]:
+    """Prefect's server on this workspace, for the time of the block; `fedmed run` finds and uses it.
+
+    Raises:
+        WorkspaceError: if it does not start, or one is running on this workspace already.
+    """
+    if (api := running_server(place.root)) is not None:
+        raise WorkspaceError(f"a Prefect server runs on this workspace already: {api.removesuffix('/api')}")
+    pages = f"http://{HOST}:{port}"
+    settings = {**server_settings(place.root), "PREFECT_SERVER_UI_API_URL": f"{pages}/api"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
-    return _start(place, "prefect", command, settings)
+    note = place.root / ".prefect" / SERVER_FILE
+    with _running(place, "prefect", command, settings, pages, f"{pages}/api/health") as server:
+        write_json(note, {"api": f"{pages}/api"})
+        try:
+            yield server
+        finally:
+            note.unlink(missing_ok=True)
 
 
-def _mlflow(place: Workspace, port: int) -> subprocess.Popen[bytes]:
+def _mlflow_server(place: Workspace, port: int) -> AbstractContextManager[Server]:
+    pages = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    return _start(place, "mlflow", command, environment(place.tracking))
+    return _running(place, "mlflow", command, environment(place.tracking), pages, f"{pages}/health")
+
+
+@contextmanager
+def _running(
+    place: Workspace, name: str, command: list[str], settings: dict[str, str], pages: str, health: str
+) -> Iterator[Server]:
+    process = _start(place, name, command, settings)
+    try:
+        _await(name, health, process)
+        yield Server(pages, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def _start(place: Workspace, name: str, command: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:

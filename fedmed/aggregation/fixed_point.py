@@ -37,7 +37,8 @@ class FixedPoint(Record):
         17
         """
         room = 2.0 ** (self.bits - 1) - 1 - self.weight / 2
-        return math.floor(math.log2(room / (self.limit * self.weight)))
+        # 64-bit bounds are rounded as doubles: without the slack, a power of two would come out as one bit too many.
+        return math.floor(math.log2(room / (self.limit * self.weight)) - 2.0**-40)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -57,7 +57,9 @@ def pool_statistics(sums: Sequence[Tensor], cohort: Cohort) -> InputStatistics:
     for name, count, total, squares in zip(cohort.numbers(), *totals, strict=True):
         low, high = _range(cohort, name)
         centre = total / count if count else 0.5
-        variance = max(squares / count - centre**2, 0.0) if count else 0.0
+        variance = squares / count - centre**2 if count else 0.0
+        if variance * count <= 2 * len(sums) * 2.0**-GRID.exponent:  # what rounding to the grid alone may make of 0
+            variance = 0.0
         mean[name] = low + (high - low) * centre
         deviation[name] = (high - low) * math.sqrt(variance) or 1.0
     return InputStatistics(mean=mean, deviation=deviation)

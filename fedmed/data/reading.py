@@ -109,7 +109,13 @@ def _parse_csv(raw: bytes, name: str, cohort: Cohort, needed: list[str] | None) 
         ) from None
     if not rows:
         raise RecordsError(f"{name}: expected rows below the header, got none")
-    return pd.DataFrame(rows, columns=header, dtype=object)
+    # Undeclared columns go at once: they may even share a name, and another file of the hospital may lack them.
+    wanted = [column for column in _wanted(cohort, needed) if column in header]
+    return pd.DataFrame(rows, columns=header, dtype=object)[wanted]
+
+
+def _wanted(cohort: Cohort, needed: list[str] | None) -> list[str]:
+    return [*(needed or cohort.table_columns), *([cohort.site_column] if cohort.site_column else [])]
 
 
 def _decode(raw: bytes, name: str) -> str:
@@ -134,7 +140,7 @@ def _decode(raw: bytes, name: str) -> str:
 def _check_header(header: list[str], name: str, cohort: Cohort, needed: list[str] | None) -> None:
     # What was found in the header is never quoted: in a file without a header it would be a patient's row.
     expected = needed or cohort.table_columns
-    twice = sorted({column for column in expected if header.count(column) > 1})
+    twice = sorted({column for column in _wanted(cohort, needed) if header.count(column) > 1})
     if twice:
         raise RecordsError(f"{name}: column {', '.join(twice)} stands twice in the header")
     missing = [column for column in expected if column not in header]
@@ -158,8 +164,8 @@ def _parse_parquet(raw: bytes, name: str, cohort: Cohort, needed: list[str] | No
         _check_header(file.schema_arrow.names, name, cohort, needed)
         if file.metadata.num_rows == 0:
             raise RecordsError(f"{name}: expected rows, got none")
-        wanted = [*(needed or cohort.table_columns), *([cohort.site_column] if cohort.site_column else [])]
-        table = file.read(columns=[column for column in wanted if column in file.schema_arrow.names])
+        present = [column for column in _wanted(cohort, needed) if column in file.schema_arrow.names]
+        table = file.read(columns=present)
         rows: pd.DataFrame = table.to_pandas().astype(object)
         return rows
     except (pa.ArrowException, OSError):
@@ -200,14 +206,16 @@ def _column(values: pd.Series, column: Column, name: str) -> pd.Series:
         coded = [_code(value) for value in values]
         return pd.Series([None if code in codes else code for code in coded], dtype=object)
     numeric = [float(code) for code in column.missing_codes if isinstance(code, float | int)]
+    words = [code for code in column.missing_codes if isinstance(code, str)]
+    values = values.mask(values.map(_text).isin(words))
     return _numbers(values, name, whole=column.type == "integer", codes=numeric)
 
 
 def _numbers(values: pd.Series, name: str, *, whole: bool, codes: Iterable[float]) -> pd.Series:
     texts = values.map(_text)
     missing = texts.isin(MISSING)
-    # pd.to_numeric would read "0x1F" or "1_000"; the pattern admits plain decimal numbers only.
-    plain = texts.str.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?").astype(bool)
+    # pd.to_numeric would read "0x1F" or "1_000" and drop "٣"; the pattern admits plain decimal numbers only.
+    plain = texts.str.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?").astype(bool)
     wrong = ~missing & ~plain
     if wrong.any():
         comma = bool(texts[wrong].str.fullmatch(r"[+-]?\d+,\d+").all())

@@ -27,6 +27,7 @@ from fedmed.files import write_atomically
 
 _MASTER = "data"
 _MAGIC = b"PARE"
+_MISSING = b"\0"
 
 
 class Vault:
@@ -112,12 +113,17 @@ class _LocalKms(pe.KmsClient):  # type: ignore[misc]  # pyarrow ships no types
             raise ValueError("wrapped under another key") from None
 
 
+def _text(value: object) -> bytes:
+    encoded = str(value).encode()
+    return _MISSING + encoded if encoded.startswith(_MISSING) else encoded  # no text is taken for a missing value
+
+
 def _absorb(digest: hmac.HMAC, name: str, values: pd.Series) -> None:
     if values.dtype.kind in "if":
         numbers = np.array(values.to_numpy(), dtype="<f8")
         numbers[np.isnan(numbers)] = np.nan  # one bit pattern for every missing value
         parts = [numbers.tobytes()]
     else:
-        parts = [b"\0" if value is None or value != value else str(value).encode() for value in values]
+        parts = [_MISSING if value is None or value != value else _text(value) for value in values]
     for part in (name.encode(), values.dtype.kind.encode() if values.dtype.kind in "if" else b"s", *parts):
         digest.update(len(part).to_bytes(8, "big") + part)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ class FolderExchange:
         check_post(message, payload)
         if payload is not None and message.payload is not None:
             target = self._payload_path(message.payload)
-            if not target.exists():
-                _create(target, payload)
+            with suppress(FileExistsError):  # the same bytes: another message, or another site, has posted them
+                if not target.exists():
+                    _create(target, payload)
         path = self._path(message.address)
         data = encode(message)
         try:

@@ -1,6 +1,6 @@
 """The code that MLflow copies beside a model's weights and runs to serve it ("models from code"): nothing is unpickled.
 
-:mod:`fedmed.registry` hands MLflow this file's path; nothing in FedMed imports it.
+:mod:`fedmed.registry.packaging` hands MLflow this file's path; nothing in FedMed imports it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class FederatedModel(PythonModel):
 
     def predict(
         self,
-        context: PythonModelContext,  # noqa: ARG002  # MLflow's interface
+        context: PythonModelContext,  # MLflow's interface
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002  # MLflow's interface
+        params: dict[str, Any] | None = None,  # MLflow's interface
     ) -> pd.DataFrame:
         """`probability` and `reason` of every row; a row outside the contract has no probability, and a reason."""
         answers = predict(self._bundle, model_input)

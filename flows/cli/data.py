@@ -44,7 +44,7 @@ def init(console: Console, folder: Path) -> None:
         prepare_home(folder / "sites" / site)
     ignored = folder / ".gitignore"
     if not ignored.exists():
-        ignored.write_text("/coordinator/\n", encoding="utf-8")
+        ignored.write_text("/coordinator/\n/.prefect/\n", encoding="utf-8")
     initialise(folder.resolve())
     document = {"workspace": str(folder.resolve()), "written": written}
     console.result(

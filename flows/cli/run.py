@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
+
 import click
 
 from flows.cli.console import Console, table
-from flows.environment import prefect_environment
+from flows.environment import prefect_environment, running_server
 
 
 @click.command()
@@ -19,15 +22,22 @@ def run(console: Console, *, force: bool) -> None:
     """
     from flows.cli.progress import following
     from flows.cli.summary import summarise
+    from flows.pipeline import anything_due
 
     workspace = console.open()
     workspace.settings(), workspace.cohort()
+    if not force and not anything_due(workspace):
+        document, text = summarise(workspace)
+        console.result({**document, "ran": []}, f"Everything is up to date.\n\n{text}")
+        return
     workspace.journal().begin(force=force)
     with following(workspace.journal(), shown=not console.quiet) as progress:
         progress.doing("starting Prefect")
         with prefect_environment(workspace.root):
             from flows.federated_training import federated_training
+            from flows.work_pool import ensure_work_pool
 
+            ensure_work_pool()
             outcome = federated_training(workspace=str(workspace.root), force=force)
     document, text = summarise(workspace)
     console.result({**document, "ran": outcome["stages"]}, text)
@@ -54,16 +64,23 @@ def validate(console: Console) -> None:
 
 
 @click.command()
-@click.option("--once", is_flag=True, hidden=True, help="Register the deployments, then end (for tests).")
+@click.option("--port", type=int, default=4200, show_default=True, help="Port of Prefect's pages, if it starts them.")
+@click.option("--once", is_flag=True, help="Only make the deployments known to the server, then end.")
 @click.pass_obj
-def schedule(console: Console, *, once: bool) -> None:
+def schedule(console: Console, port: int, *, once: bool) -> None:
     """Run training and the nightly validation on the schedules of prefect.yaml, until interrupted.
 
-    Needs no work pool. It uses the Prefect server of `fedmed ui` on this workspace if PREFECT_API_URL points to it, and
-    otherwise one of its own.
+    Needs no work pool. It uses the Prefect server of PREFECT_API_URL, or that of `fedmed ui` on this workspace, and
+    otherwise starts one.
     """
+    from flows.servers import prefect_server
+
     workspace = console.open()
-    with prefect_environment(workspace.root):
+    with ExitStack() as stack:
+        if "PREFECT_API_URL" not in os.environ and running_server(workspace.root) is None:
+            server = stack.enter_context(prefect_server(workspace, port))
+            console.say(f"Prefect  {server.pages}")
+        stack.enter_context(prefect_environment(workspace.root))
         from flows.schedule import serve_flows
 
         serve_flows(workspace.root, say=console.say, once=once)

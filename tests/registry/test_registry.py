@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from fedmed.models.bundle import ModelBundle, ModelDescription
 from fedmed.models.encoding import InputStatistics, feature_names
 from fedmed.models.networks import ModelOptions, build_network
 from fedmed.registry import ChampionRule, RegistryOptions, Release, better, load, models, promote, register
+from fedmed.registry.store import opened
 from fedmed.serving.prediction import example
 from fedmed.weights import sha256, to_bytes
 
@@ -57,7 +59,7 @@ def tiny_bundle(run: str, seed: int = 0) -> ModelBundle:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without a run: MLflow takes a second or two to make one, a copy takes none."""
     folder = tmp_path_factory.mktemp("empty")
-    with registry._client(folder, create=True):
+    with opened(folder, create=True):
         return folder
 
 
@@ -111,7 +113,7 @@ def release(tmp_path: Path) -> Callable[..., Release]:
 
 @pytest.fixture
 def client(tracking: Path) -> Iterator[Any]:
-    with registry._client(tracking) as made:
+    with opened(tracking) as made:
         yield made
 
 
@@ -291,6 +293,43 @@ def test_run_tells_parameters_curves_lineage_and_no_suppressed_figure(
     assert "| hungarian | federated | 20 | suppressed | .900 (.800–.950) |" in description
     assert "basel (age: range)" in description
     assert "no clear difference to cleveland" in description
+
+
+def test_registered_model_and_the_model_as_hospitals_use_it_are_told_apart(
+    tracking: Path, release: Callable[..., Release], client: Any
+) -> None:
+    used, registered = Measurement(value=0.9, low=0.8, high=0.95), Measurement(value=0.85, low=0.7, high=0.9)
+    evaluation = {
+        "cleveland": {"federated": {"accuracy": used}, "global": {"accuracy": registered}, "own": {"accuracy": used}},
+        "hungarian": {"federated": {"accuracy": used}, "global": {"accuracy": SUPPRESSED}, "own": {"accuracy": used}},
+    }
+    answer = register(release(evaluation=evaluation), OPTIONS, tracking)
+    run = client.get_run(answer.mlflow_run_id)
+    told = {key: value for key, value in run.data.metrics.items() if key.startswith("test")}
+    assert told == {
+        "test/cleveland/accuracy": 0.9,
+        "test/hungarian/accuracy": 0.9,
+        "test/mean/accuracy": 0.9,
+        "test global/cleveland/accuracy": 0.85,
+        "test own/mean/accuracy": 0.9,
+    }
+    page = Path(run.info.artifact_uri, "evaluation.html").read_text()
+    for text in (html.unescape(page), client.get_model_version(OPTIONS.model, "1").description):
+        assert "“federated” is the model as each hospital uses it: with the hospital's own shift" in text
+        assert "“global” is the very model that is registered, and served, without a hospital's shift." in text
+
+
+def test_without_shifts_the_federated_rows_are_of_the_registered_model(
+    tracking: Path, release: Callable[..., Release], client: Any
+) -> None:
+    register(release(), OPTIONS, tracking)
+    description = client.get_model_version(OPTIONS.model, "1").description
+    assert "“federated” is the very model that is registered and served" in description
+
+
+def test_importing_the_registry_imports_neither_mlflow_nor_torch() -> None:
+    code = "import sys, fedmed.registry; print({'mlflow', 'torch', 'pandas'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "set()\n"
 
 
 def test_nothing_in_the_model_folder_is_a_pickle(
