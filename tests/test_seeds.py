@@ -16,8 +16,8 @@ purposes = st.lists(st.text(max_size=3) | st.integers(0, 99), max_size=3).map(tu
 
 def test_a_seed_is_the_same_on_every_machine() -> None:
     # SHA-256 of "7" + (4-byte length, "str:run") + (4-byte length, "int:3"): first eight bytes, halved.
-    assert derive(7, "run", 3) == 7606131489021186163
-    assert torch.randperm(5, generator=torch_generator(7, "run", 3)).tolist() == [3, 0, 4, 1, 2]
+    assert derive(7, "run", 3) == 8279580597155528675
+    assert torch.randperm(5, generator=torch_generator(7, "run", 3)).tolist() == [2, 1, 4, 0, 3]
 
 
 @given(st.integers(0, 2**31), st.integers(0, 2**31), purposes, purposes)

@@ -226,9 +226,9 @@ def test_two_hundred_thousand_names_are_refused_quickly() -> None:
 
 
 def test_as_many_names_as_fit_into_a_header_are_refused_quickly() -> None:
-    many = packed({f"{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(17_000)}, b"")
+    many = packed({f"{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(16_000)}, b"")
     started = time.perf_counter()
-    with pytest.raises(MessageRefused, match="got 17000 names of which 0 are expected"):
+    with pytest.raises(MessageRefused, match="got 16000 names of which 0 are expected"):
         from_bytes(many, EXPECTED)
     assert time.perf_counter() - started < 1
 
