@@ -123,9 +123,9 @@ def describe() -> str:
     page = [
         "# Parameters",
         "",
-        "Every key that may stand in a workspace's `params.yaml`. A key that is left out has its default; an unknown key",
-        "or a value outside its bounds is an error that names the key's path. `fedmed init` writes a file to start from,",
-        "in which some values differ from the defaults. This page is written by `fedmed.settings.describe`.",
+        "Every key that may stand in a workspace's `params.yaml`. A key that is left out has its default; an unknown",
+        "key or a value outside its bounds is an error that names the key's path. `fedmed init` writes a file to start",
+        "from, in which some values differ from the defaults. This page is written by `fedmed.settings.describe`.",
         "",
         "Rules over several keys: `federation.sites` names no hospital twice and none `coordinator` or `everyone`;",
         "`federation.quorum` is at most the number of sites; `split.train` and `split.validation` sum to less than 1.",

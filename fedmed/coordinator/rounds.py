@@ -181,7 +181,11 @@ def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Ex
     kind = "I32" if plan.grid.bits == 32 else "I64"
     values = sum(math.prod(layout.shape) for layout in _layout(plan).values())
     expected = {"update": Layout(kind, (values,))}
-    return from_bytes(exchange.payload(message.payload), expected)["update"]
+    update = from_bytes(exchange.payload(message.payload), expected)["update"]
+    bound = plan.grid.limit * message.weight * 2.0**plan.grid.exponent + 0.5
+    if float(update.double().abs().max()) > bound:
+        raise MessageRefused(f"{where}: the update is larger than ±{plan.grid.limit:g} times its weight")
+    return update
 
 
 def _layout(plan: Plan) -> dict[str, Layout]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from fedmed.data.cohort import Cohort
@@ -72,7 +73,7 @@ def load_bundle(folder: Path) -> ModelBundle:
     """The bundle saved in `folder`, its weights checked against the description.
 
     Raises:
-        WorkspaceError: if there is none.
+        WorkspaceError: if there is none, or its description is damaged.
         MessageRefused: if the weights are not those that the description names.
     """
     try:
@@ -80,6 +81,10 @@ def load_bundle(folder: Path) -> ModelBundle:
         data = (folder / WEIGHTS_FILE).read_bytes()
     except FileNotFoundError:
         raise WorkspaceError(f"{folder}: there is no model here yet; `fedmed run` trains one") from None
+    except ValidationError:
+        raise WorkspaceError(
+            f"{folder / DESCRIPTION_FILE}: not the description of a model; `fedmed run --force` trains one anew"
+        ) from None
     if sha256(data) != description.weights:
         raise MessageRefused(f"{folder / WEIGHTS_FILE}: not the weights that {DESCRIPTION_FILE} names")
     return ModelBundle(description, from_bytes(data, expected_layout(description)))

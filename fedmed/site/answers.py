@@ -170,6 +170,8 @@ def _evaluate(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Ans
 
 def _test(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
     desk = _desk(home, invitation, exchange)
+    if "federated" not in invitation.models:
+        raise MessageRefused(f"{home.name}: expected the federated model among those to test")
     models = {name: _weights(desk, payload, exchange) for name, payload in invitation.models.items()}
     return Answer(report(home, invitation, desk, models))
 

@@ -1,0 +1,104 @@
+"""A saved model: what comes back, what it computes, and which folder is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from fedmed.data.cohort import Cohort
+from fedmed.errors import FedMedError, MessageRefused, WorkspaceError
+from fedmed.models.bundle import ModelBundle, ModelDescription, expected_layout, load_bundle
+from fedmed.models.encoding import InputStatistics
+from fedmed.models.networks import ModelOptions
+from fedmed.weights import Layout, sha256, to_bytes
+
+SMALL = Cohort.model_validate(
+    {
+        "name": "small",
+        "target": {"name": "ill", "column": "outcome", "positive": "> 0"},
+        "columns": {
+            "age": {"type": "integer", "range": [0, 100]},
+            "sex": {"type": "category", "categories": {"0": "female", "1": "male"}},
+        },
+    }
+)
+ROWS = pd.DataFrame({"age": [60.0, 50.0], "sex": ["1", "0"]})
+WEIGHTS = {"weight": torch.tensor([[2.0, -1.0, 1.0]]), "bias": torch.tensor([-3.0])}
+
+
+def bundle(weights: dict[str, torch.Tensor] = WEIGHTS) -> ModelBundle:
+    description = ModelDescription(
+        cohort=SMALL,
+        network=ModelOptions(name="logistic"),
+        statistics=InputStatistics(mean={"age": 50.0}, deviation={"age": 10.0}),
+        run="r",
+        round=3,
+        weights=sha256(to_bytes(weights)),
+    )
+    return ModelBundle(description, weights)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + 2.718281828459045**-x)
+
+
+def test_probabilities_by_hand() -> None:
+    # 2 · 1 + 1 (male) - 3 = 0; 2 · 0 - 1 (female) - 3 = -4
+    assert bundle().probabilities(ROWS).tolist() == pytest.approx([0.5, sigmoid(-4)])
+    assert bundle().probabilities(ROWS, shift=4.0).tolist() == pytest.approx([sigmoid(4), 0.5])
+    assert bundle().probabilities(ROWS.head(0)).shape == (0,)
+    assert bundle().encode(ROWS).tolist() == [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+
+
+def test_a_saved_model_comes_back_and_computes_the_same(tmp_path: Path) -> None:
+    bundle().save(tmp_path / "model")
+    loaded = load_bundle(tmp_path / "model")
+    assert loaded.description == bundle().description
+    assert loaded.probabilities(ROWS).tolist() == bundle().probabilities(ROWS).tolist()
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "weights.safetensors"]
+
+
+def test_the_expected_layout_follows_from_the_description() -> None:
+    assert expected_layout(bundle().description) == {"bias": Layout("F32", (1,)), "weight": Layout("F32", (1, 3))}
+
+
+@pytest.mark.parametrize("missing", ["model.json", "weights.safetensors"])
+def test_half_a_model_is_none(missing: str, tmp_path: Path) -> None:
+    bundle().save(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(WorkspaceError, match="no model here yet"):
+        load_bundle(tmp_path)
+
+
+def test_weights_that_the_description_does_not_name_are_refused(tmp_path: Path) -> None:
+    bundle().save(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(to_bytes({**WEIGHTS, "bias": torch.tensor([3.0])}))
+    with pytest.raises(MessageRefused, match=r"not the weights that model\.json names"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"weight": torch.zeros(1, 4), "bias": torch.zeros(1)},
+        {"weight": torch.zeros(1, 3)},
+        {"weight": torch.full((1, 3), float("nan")), "bias": torch.zeros(1)},
+    ],
+    ids=["another shape", "a name less", "NaN"],
+)
+def test_weights_that_do_not_fit_the_network_are_refused(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    bundle(weights).save(tmp_path)
+    with pytest.raises(MessageRefused):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", json.dumps({"run": 1})])
+def test_a_description_that_is_none_is_an_error_of_fedmeds_own(content: str, tmp_path: Path) -> None:
+    bundle().save(tmp_path)
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(FedMedError, match=r"model\.json"):
+        load_bundle(tmp_path)
