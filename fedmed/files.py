@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by `data`: after a crash the old bytes or the new ones stand there, never a part.
+
+    Args:
+        path: the file; its folder is made if there is none.
+        data: all of its new content.
+        mode: who may read it; what only a hospital may see is written with 0600.
 
     Raises:
         OSError: if the disk is full or the folder cannot be written; the old file is then intact.
@@ -23,13 +28,13 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, mode: int = 0o644) -> None:
     """Write `content` as readable JSON, keys in their own order; see :func:`write_atomically`."""
-    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode(), mode=mode)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -28,7 +27,6 @@ class FederationOptions(Record):
 
     sites: tuple[SiteName, ...] = Field(min_length=1, description="the hospitals, each a folder under sites/")
     quorum: int = Field(2, ge=1, description="fewest hospitals with which a run, or a round, goes on")
-    workers: int = Field(0, ge=0, description="sites that work side by side; 0: as many as there are cores")
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -39,11 +37,6 @@ class FederationOptions(Record):
         if self.quorum > len(self.sites):
             raise ValueError(f"`quorum` is {self.quorum}, but there are only {len(self.sites)} sites")
         return self
-
-    @property
-    def slots(self) -> int:
-        """Number of sites that work side by side."""
-        return min(self.workers or os.cpu_count() or 1, len(self.sites))
 
 
 class PrivacyOptions(Record):

@@ -164,7 +164,9 @@ def _read_header(data: bytes, largest_header: int = 1 << 20) -> dict[str, Layout
         if layout.dtype not in type_names:
             raise MessageRefused(f"tensor {name[:80]!r}: type {layout.dtype[:10]!r} is none of {sorted(type_names)}")
         if len(layout.shape) > MOST_DIMENSIONS or any(side < 0 for side in layout.shape):
-            raise MessageRefused(f"tensor {name[:80]!r}: expected a shape of at most {MOST_DIMENSIONS} sides, none negative")
+            raise MessageRefused(
+                f"tensor {name[:80]!r}: expected a shape of at most {MOST_DIMENSIONS} sides, none negative"
+            )
         width = torch.empty((), dtype=type_names[layout.dtype]).element_size()
         count = 1
         for side in layout.shape:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from prefect.settings import get_current_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from fedmed.coordinator.admission import check_quorum
@@ -14,9 +15,10 @@ from fedmed.exchange.messages import Invitation, Receipt
 from fedmed.workspace import Workspace
 from tasks.site import SITE_TASKS
 
-
-SITES: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1)
-"""Runs sites side by side, on as many workers as there are cores."""
+SITES: TaskRunner[Any] = ThreadPoolTaskRunner(
+    max_workers=get_current_settings().tasks.runner.thread_pool_max_workers or os.cpu_count() or 1
+)
+"""Runs sites side by side, on as many workers as there are cores, or as prefect.toml says."""
 
 
 class Asked(NamedTuple):
@@ -31,13 +33,13 @@ class Asked(NamedTuple):
         return [receipt.site for receipt in self.receipts]
 
 
-def ask(place: Workspace, invitations: Sequence[Invitation], *, quorum: int | None = None) -> Asked:
+def ask(place: Workspace, invitations: Sequence[Invitation], quorum: int) -> Asked:
     """Post the invitations and wait for every hospital's receipt.
 
     Args:
         place: the workspace.
         invitations: of one purpose, one a hospital.
-        quorum: fewest answers with which to go on; by default the one in params.yaml.
+        quorum: fewest answers with which to go on.
 
     Raises:
         QuorumNotMet: if too few answered.
@@ -59,5 +61,5 @@ def ask(place: Workspace, invitations: Sequence[Invitation], *, quorum: int | No
             asked.failed[site] = str(problem)
         except Exception as problem:  # noqa: BLE001  # a time-out or a crash of one hospital must not end the others
             asked.failed[site] = type(problem).__name__
-    check_quorum(len(asked.receipts), place.settings(), f"{invitations[0].topic} was answered by", asked.failed, quorum)
+    check_quorum(len(asked.receipts), quorum, f"{invitations[0].topic} was answered by", asked.failed)
     return asked

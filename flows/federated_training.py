@@ -80,30 +80,31 @@ def validate_every_site(place: Workspace) -> Admissions:
     settings = place.settings()
     invitations = invite_to_validate(settings, read_receipts(place.receipts, settings))
     place.exchange().discard(invitations[0].run)
-    asked = ask(place, invitations, quorum=0)
+    asked = ask(place, invitations, quorum=0)  # who fails to answer is quarantined, and counted below
     admissions = Admissions.gather(invitations[0].run, asked.answered, asked.failed, place.exchange())
     keep_admissions(place, admissions)
     show_admissions(admissions)
     place.journal().add("validated", admitted=admissions.admitted, quarantined=admissions.quarantined)
-    check_quorum(len(admissions.admitted), settings, "validation admitted", admissions.quarantined)
+    check_quorum(len(admissions.admitted), settings.federation.quorum, "validation admitted", admissions.quarantined)
     return admissions
 
 
 def train_in_rounds(place: Workspace) -> None:
     """Agree on a plan, then round after round: invite, train at each site, aggregate, evaluate at each site."""
     settings = place.settings()
+    quorum, cell = settings.federation.quorum, settings.privacy.minimum_cell
     admissions = read_admissions(place)
-    check_quorum(len(admissions.admitted), settings, "training", admissions.quarantined)
+    check_quorum(len(admissions.admitted), quorum, "training has", admissions.quarantined)
     run = run_id(settings, place.cohort(), admissions)
     begin_run(place, run)
 
-    described = ask(place, invite_to_statistics(run, admissions.admitted, settings))
+    described = ask(place, invite_to_statistics(run, admissions.admitted, settings), quorum)
     coordinator.plan(place.root, run, admissions, described.answered)
     rounds = settings.training.rounds
     refused: dict[int, dict[str, str]] = {}
     with show_progress(f"round 0 of {rounds}") as progress:
         for number in range(1, rounds + 1):
-            refused[number] = federated_round(place.root, run, number, rounds)["refused"]
+            refused[number] = federated_round(place.root, run, number, rounds, quorum, cell)["refused"]
             progress(number, rounds)
     coordinator.choose(place.root, run, refused, rounds)
     finish_run(place, run)
@@ -122,7 +123,7 @@ def test_at_every_site(place: Workspace) -> None:
         plan, history.chosen, "test", models, settings.privacy.minimum_cell, settings.evaluation.resamples
     )
     forget_reports(place, history.run)
-    tested = ask(place, invitations)
+    tested = ask(place, invitations, settings.federation.quorum)
     coordinator.gather(place.root, history.run, history.chosen, tested.answered, tested.failed)
     show_tests(place)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 from prefect import Flow, serve
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment
+from prefect.types.entrypoint import EntrypointType
 
 from fedmed.errors import SettingsError
 
@@ -50,18 +51,20 @@ def read_deployments(path: Path) -> list[dict[str, Any]]:
         raise SettingsError(f"{path}: expected a list under `deployments`") from None
     for entry in entries:
         if not str(entry.get("entrypoint", "")).startswith("flows.") or not entry.get("name"):
-            raise SettingsError(f"{path}: every deployment needs a `name` and an `entrypoint` such as flows.module.flow")
+            raise SettingsError(f"{path}: a deployment needs a `name` and an `entrypoint` such as flows.module.flow")
     return entries
 
 
 def _deployment(entry: dict[str, Any], root: Path) -> RunnerDeployment:
     module, _, name = str(entry["entrypoint"]).rpartition(".")
     flow: Flow[..., Any] = getattr(importlib.import_module(module), name)
-    deployment: RunnerDeployment = flow.to_deployment(
+    deployment = flow.to_deployment(
         name=entry["name"],
         description=entry.get("description"),
         parameters={**entry.get("parameters", {}), "workspace": str(root)},
         cron=[schedule["cron"] for schedule in entry.get("schedules", ())],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    if not isinstance(deployment, RunnerDeployment):
+        raise TypeError("outside an event loop, Prefect gives the deployment itself")
     return deployment

@@ -8,7 +8,7 @@ from prefect import flow
 
 from fedmed.workspace import Workspace
 from flows.asking import SITES
-from flows.federated_training import validate_every_site
+from flows.federated_training import partition_every_site, validate_every_site
 
 
 @flow(
@@ -19,7 +19,7 @@ from flows.federated_training import validate_every_site
     persist_result=False,
 )
 def site_validation(workspace: str = ".") -> dict[str, Any]:
-    """Validate every hospital of a workspace.
+    """Validate every hospital of a workspace on its present records; an unchanged partition is not rewritten.
 
     Returns:
         Names of the admitted hospitals; quarantined hospital → failed expectations.
@@ -27,5 +27,7 @@ def site_validation(workspace: str = ".") -> dict[str, Any]:
     Raises:
         QuorumNotMet: if too few are admitted for a training run: better known the night before.
     """
-    admissions = validate_every_site(Workspace(workspace))
+    place = Workspace(workspace)
+    partition_every_site(place, place.settings().federation.sites)
+    admissions = validate_every_site(place)
     return {"admitted": admissions.admitted, "quarantined": admissions.quarantined}

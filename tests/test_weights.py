@@ -93,7 +93,7 @@ def test_a_vector_of_another_length_and_weights_of_other_names_are_errors() -> N
         unflatten(torch.zeros(3), a)
     with pytest.raises(ValueError, match="'b'"):
         add(a, {"a": torch.zeros(2), "b": torch.zeros(1)})
-    with pytest.raises(ValueError, match="'a'.*'b'"):
+    with pytest.raises(ValueError, match=r"'a'.*'b'"):
         map_weights(torch.add, a, {"b": torch.zeros(2)})
 
 
@@ -187,9 +187,7 @@ REFUSED = {
     "another type of the same width": with_a(dtype="I32"),
     "a type that nobody expects": with_a(dtype="F16"),
     "an unknown type": with_a(dtype="object"),
-    "overlapping places": packed(
-        {**GOOD, "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)
-    ),
+    "overlapping places": packed({**GOOD, "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, bytes(8)),
     "the same place twice": packed({"a": GOOD["a"], "b": {**GOOD["b"], "data_offsets": [0, 4]}}, bytes(8)),
     "a gap": packed({**GOOD, "b": {**GOOD["b"], "data_offsets": [12, 16]}}, bytes(16)),
     "a place before the start": with_a(data_offsets=[-8, 0]),

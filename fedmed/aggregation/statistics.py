@@ -28,7 +28,8 @@ def column_sums(rows: pd.DataFrame, cohort: Cohort, minimum_cell: int) -> Tensor
     Args:
         rows: its training rows, cleaned.
         cohort: the declaration, for ranges.
-        minimum_cell: a column with fewer values than this contributes nothing.
+        minimum_cell: a column with fewer values than this contributes nothing; fewer missing values than this are
+            counted as if they were the hospital's mean.
 
     Returns:
         Integers of shape `(3 · number columns,)`: counts, sums, sums of squares.
@@ -38,6 +39,10 @@ def column_sums(rows: pd.DataFrame, cohort: Cohort, minimum_cell: int) -> Tensor
         low, high = _range(cohort, name)
         values = torch.tensor(rows[name].dropna().to_numpy(), dtype=torch.float64)
         unit = (values - low) / (high - low)
+        missing = len(rows) - len(unit)
+        if 0 < missing < minimum_cell <= len(unit):
+            # The count beside the number of rows would tell a small number of missing values: they count as the mean.
+            unit = torch.cat([unit, unit.mean().repeat(missing)])
         if len(unit) < minimum_cell:
             unit = unit[:0]
         columns.append(

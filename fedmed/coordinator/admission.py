@@ -97,21 +97,18 @@ def invite_to_validate(settings: Settings, receipts: Mapping[str, PartitionRecei
     ]
 
 
-def check_quorum(
-    present: int, settings: Settings, what: str, absent: Mapping[str, object], quorum: int | None = None
-) -> None:
-    """Stop if fewer hospitals than the quorum (by default federation.quorum) are there.
+def check_quorum(present: int, quorum: int, what: str, absent: Mapping[str, object]) -> None:
+    """Stop if fewer hospitals are there than the quorum (federation.quorum in params.yaml).
 
     Raises:
-        QuorumNotMet: saying how many are missing, who and why.
+        QuorumNotMet: saying how many there are, who is missing and why.
     """
-    quorum = settings.federation.quorum if quorum is None else quorum
     if present >= quorum:
         return
     reasons = "; ".join(f"{site}: {_words(reason)}" for site, reason in sorted(absent.items()))
+    hospitals = present + len(absent)
     raise QuorumNotMet(
-        f"{what}: {present} of {len(settings.federation.sites)} hospitals, but the quorum (federation.quorum) is"
-        f" {quorum}. {reasons}"
+        f"{what} {present} of {hospitals} hospitals, but the quorum (federation.quorum) is {quorum}. {reasons}"
     )
 
 

@@ -13,7 +13,7 @@ from fedmed.coordinator.admission import Admissions, code_digest, digest_of
 from fedmed.data.cohort import Cohort
 from fedmed.errors import QuorumNotMet
 from fedmed.exchange.base import Exchange, fetch, reference
-from fedmed.exchange.messages import COORDINATOR, Address, GlobalModel, Invitation, Plan, Statistics
+from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Invitation, Plan, Statistics
 from fedmed.models.encoding import feature_names
 from fedmed.models.networks import build_network, initial_weights
 from fedmed.seeds import torch_generator
@@ -37,7 +37,7 @@ def invite_to_statistics(run: str, sites: Iterable[str], settings: Settings) -> 
 def make_plan(
     run: str, settings: Settings, cohort: Cohort, admissions: Admissions, answered: Iterable[str], exchange: Exchange
 ) -> Plan:
-    """Post the plan of a run, and the weights that it starts from.
+    """Post the plan of a run, and the weights that it starts from; a run that was cut short keeps the plan it had.
 
     Args:
         run: its name.
@@ -47,6 +47,9 @@ def make_plan(
         answered: the hospitals that sent their statistics.
         exchange: where those are, and where the plan goes.
     """
+    earlier = exchange.find(Address(run, 0, "plan", COORDINATOR, EVERYONE))
+    if isinstance(earlier, Plan):
+        return earlier
     participants = tuple(sorted(answered))
     sums = [_sums(run, site, cohort, exchange) for site in participants]
     plan = Plan(
@@ -64,10 +67,10 @@ def make_plan(
             weight=sum(_weights(settings, admissions, participants).values()),
         ),
     )
-    exchange.post(plan)
     network = build_network(len(feature_names(cohort)), plan.network)
     start = to_bytes(initial_weights(network, torch_generator(plan.training.seed, "start")))
-    exchange.post(GlobalModel(run=run, payload=reference(start), participants=participants), start)
+    exchange.post(GlobalModel(run=run, payload=reference(start)), start)
+    exchange.post(plan)  # last: where there is a plan, there is a model to start from
     return plan
 
 

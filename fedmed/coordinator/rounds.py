@@ -37,6 +37,7 @@ class SiteRound(Record):
     validation_rows: int | None = None
     validation_accuracy: float | None = None
     validation_auroc: float | None = None
+    validation_brier: float | None = None
     refused: str = ""
 
 
@@ -92,7 +93,8 @@ def aggregate_round(
         exchange: where the updates are, and where the model goes.
 
     Returns:
-        The model's message, and site → reason for every update that was refused.
+        The model's message, and site → reason for every update that was refused. If the round was aggregated before
+        the run was cut short, it stays as it was: a hospital that has answered since took no part.
 
     Raises:
         MessageRefused: if no update could be used.
@@ -100,6 +102,11 @@ def aggregate_round(
     Guarantees:
         An update is used only if it is on this round's model, under this plan, of the declared weight, shape and type.
     """
+    earlier = exchange.find(Address(plan.run, number, "model", COORDINATOR, EVERYONE))
+    if isinstance(earlier, GlobalModel):
+        return earlier, {
+            site: "answered after the round was aggregated" for site in answered if site not in earlier.participants
+        }
     base = model_of(plan.run, number - 1, exchange)
     updates, weights, refused = {}, {}, {}
     for site in sorted(answered):
@@ -141,6 +148,7 @@ def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exc
             validation_rows=evaluation.rows if evaluation else None,
             validation_accuracy=evaluation.accuracy if evaluation else None,
             validation_auroc=evaluation.auroc if evaluation else None,
+            validation_brier=evaluation.brier if evaluation else None,
         )
     return RoundRecord(
         round=number,

@@ -161,8 +161,8 @@ def examine(cohort: Cohort, rows: pd.DataFrame, home: Path) -> Verdict:
     _strip(result, [answers[name] for name in named], rows)
     summary = {"contract": suite_digest(cohort), **verdict.model_dump(mode="json")}
     try:
-        write_json(home / "result.json", {**summary, "result": result.to_json_dict()})
-        write_atomically(home / "data_docs" / "index.html", _page(cohort, verdict, result).encode())
+        write_json(home / "result.json", {**summary, "result": result.to_json_dict()}, mode=0o600)
+        write_atomically(home / "data_docs" / "index.html", _page(cohort, verdict, result).encode(), mode=0o600)
     except OSError as problem:
         raise ContractError(f"contract of {cohort.name}: cannot write under {home}: {problem.strerror}") from None
     return verdict

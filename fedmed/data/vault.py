@@ -74,7 +74,7 @@ class Vault:
             raise PartitionDamaged(
                 f"{path}: does not open under this hospital's key: the key is another one, or the file has changed"
                 " since it was written. Put the right key or the file's own version back (`dvc checkout`), or"
-                " delete the file and partition again."
+                " delete its folder and partition again."
             ) from None
 
     def fingerprint(self, *tables: pd.DataFrame) -> str:

@@ -158,6 +158,7 @@ class RoundEvaluation(Message):
     log_loss: float | None
     accuracy: float | None
     auroc: float | None
+    brier: float | None
 
 
 class TestReport(Message):

@@ -15,6 +15,8 @@ from fedmed.site.home import SiteHome
 from fedmed.site.session import open_session
 from fedmed.typed_yaml import Record
 
+TOO_SMALL = "table: rows in train, at least the minimum cell"
+
 
 class _Examined(Record):
     """A verdict and what it was passed on."""
@@ -28,8 +30,8 @@ def examine_partition(home: SiteHome, minimum_cell: int) -> tuple[Verdict, str, 
     """The contract's verdict on a home's partition.
 
     Returns:
-        The verdict, the partition's fingerprint, and the number of rows of each split: None where a class of it has
-        fewer than `minimum_cell` rows and the number of rows itself is smaller than that.
+        The verdict, the partition's fingerprint, and the number of rows of each split, None where it is smaller than
+        `minimum_cell`.
 
     Raises:
         VaultError: if the partition does not open.
@@ -44,8 +46,12 @@ def examine_partition(home: SiteHome, minimum_cell: int) -> tuple[Verdict, str, 
         examined = _Examined(
             fingerprint=manifest.fingerprint, suite=suite, verdict=examine(manifest.cohort, rows, home.contract)
         )
-        write_atomically(home.contract / "verdict.json", examined.model_dump_json(indent=2).encode())
-    return examined.verdict, manifest.fingerprint, _rows(tables, minimum_cell)
+        write_atomically(home.contract / "verdict.json", examined.model_dump_json(indent=2).encode(), mode=0o600)
+    verdict, told = examined.verdict, _rows(tables, minimum_cell)
+    if verdict.admitted and told["train"] is None:
+        # What may not tell how many rows it trains on cannot be weighed.
+        verdict = verdict.model_copy(update={"admitted": False, "failed": (TOO_SMALL,)})
+    return verdict, manifest.fingerprint, told
 
 
 def _rows(tables: dict[str, pd.DataFrame], minimum_cell: int) -> dict[str, int | None]:

@@ -12,7 +12,7 @@ from fedmed.aggregation.statistics import column_sums
 from fedmed.aggregation.strategies import STRATEGIES, encode_update
 from fedmed.errors import MessageRefused, VaultError
 from fedmed.evaluation.disclosure import withheld
-from fedmed.evaluation.metrics import accuracy, auroc, log_loss
+from fedmed.evaluation.metrics import accuracy, auroc, brier, log_loss
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import (
     COORDINATOR,
@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 
 def answer(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Receipt:
-    """Do what an invitation asks and post the answer: the only way by which anything leaves a hospital.
+    """Do what an invitation asks and post the answer: the one way by which a message leaves a hospital.
 
     Args:
         home: the hospital's folder.
@@ -131,6 +131,8 @@ def _train(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer
     generator = torch_generator(plan.training.seed, invitation.round, home.name, "batches")
     result = train_locally(desk.network, base, examples.features, examples.labels, plan.training, generator)
     rows = len(examples.labels)
+    if rows < invitation.minimum_cell:
+        raise MessageRefused(f"{home.name}: fewer training rows than the minimum cell; it may not tell how many")
     weight = STRATEGIES[plan.aggregation.strategy](rows)
     payload = to_bytes({"update": encode_update(result.weights, base, weight, plan.grid)})
     message = Update(
@@ -155,7 +157,7 @@ def _evaluate(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Ans
     hidden = withheld(probability, label, invitation.minimum_cell)
     told = {
         metric.__name__: None if metric.__name__ in hidden else round(metric(probability, label), 6)
-        for metric in (log_loss, accuracy, auroc)
+        for metric in (log_loss, accuracy, auroc, brier)
     }
     message = RoundEvaluation(
         run=invitation.run,

@@ -21,7 +21,7 @@ class _Personal(Record):
 def keep_shift(home: SiteHome, weights: str, shift: float) -> None:
     """Keep the shift of the model whose weights have this SHA-256."""
     kept = _Personal(weights=weights, shift=shift)
-    write_atomically(home.models / f"{weights[:16]}.json", kept.model_dump_json(indent=1).encode() + b"\n")
+    write_atomically(home.models / f"{weights[:16]}.json", kept.model_dump_json(indent=1).encode() + b"\n", mode=0o600)
 
 
 def shift_for(home: SiteHome, bundle: ModelBundle) -> float | None:

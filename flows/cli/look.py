@@ -65,10 +65,7 @@ def predict(console: Console, site: str, version: str, output: Path | None, rows
         lines.append(
             "  with the global intercept: this model was never tested here, so the hospital has no shift of its own"
         )
-    lines += [
-        f"  row {row}: {reason}"
-        for row, reason in zip(outside["row"], outside["reason"], strict=True)
-    ]
+    lines += [f"  row {row}: {reason}" for row, reason in zip(outside["row"], outside["reason"], strict=True)]
     console.result(document, "\n".join(lines))
     if len(outside):
         click.get_current_context().exit(9)

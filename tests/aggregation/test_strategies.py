@@ -25,10 +25,14 @@ site_rows = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 100), mi
 
 def moved(by: float) -> dict[str, Tensor]:
     """The base with every parameter moved, each by another amount."""
-    return {name: tensor + by * (1 + torch.arange(tensor.numel()).reshape(tensor.shape)) for name, tensor in BASE.items()}
+    return {
+        name: tensor + by * (1 + torch.arange(tensor.numel()).reshape(tensor.shape)) for name, tensor in BASE.items()
+    }
 
 
-def run(strategy: str, rows: dict[str, int], local: dict[str, dict[str, Tensor]], grid: FixedPoint = GRID) -> dict[str, Tensor]:
+def run(
+    strategy: str, rows: dict[str, int], local: dict[str, dict[str, Tensor]], grid: FixedPoint = GRID
+) -> dict[str, Tensor]:
     weights = {site: STRATEGIES[strategy](rows[site]) for site in local}
     updates = {site: encode_update(local[site], BASE, weights[site], grid) for site in local}
     return aggregate(BASE, updates, weights, grid)

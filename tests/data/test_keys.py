@@ -93,7 +93,11 @@ def test_fedmed_keys_chooses_the_provider(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_every_purpose_has_a_key_of_its_own() -> None:
-    keys = {derive_key(KEY, "fingerprint"), derive_key(KEY, "parquet key wrapping"), derive_key(KEY[::-1], "fingerprint")}
+    keys = {
+        derive_key(KEY, "fingerprint"),
+        derive_key(KEY, "parquet key wrapping"),
+        derive_key(KEY[::-1], "fingerprint"),
+    }
     assert len(keys | {KEY}) == 4
     assert all(len(key) == 32 for key in keys)
     assert derive_key(KEY, "fingerprint") in keys

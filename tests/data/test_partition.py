@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,9 +51,7 @@ class Home:
     def write(
         self, rows: pd.DataFrame | None = None, cohort: Cohort = SMALL, options: SplitOptions = OPTIONS
     ) -> tuple[PartitionReceipt, bool]:
-        return write_partition(
-            self.folder, records() if rows is None else rows, cohort, options, self.name, self.vault
-        )
+        return write_partition(self.folder, records() if rows is None else rows, cohort, options, self.name, self.vault)
 
     def state(self) -> dict[str, tuple[bytes, int, int]]:
         """Name → bytes, time of change, inode of every file."""
@@ -94,8 +91,12 @@ def test_an_unchanged_partition_is_not_written_again_whatever_the_order_of_rows(
 CHANGES: dict[str, Callable[[Home], object]] = {
     "other shares": lambda home: home.write(options=SplitOptions(train=0.5)),
     "another seed": lambda home: home.write(options=SplitOptions(seed=1)),
-    "a changed cell": lambda home: home.write(records().assign(age=lambda rows: rows["age"].where(rows.index != 3, 90.0))),
-    "a changed label": lambda home: home.write(records().assign(outcome=[3.0] + [float(i % 2 * 3) for i in range(1, 20)])),
+    "a changed cell": lambda home: home.write(
+        records().assign(age=lambda rows: rows["age"].where(rows.index != 3, 90.0))
+    ),
+    "a changed label": lambda home: home.write(
+        records().assign(outcome=[3.0] + [float(i % 2 * 3) for i in range(1, 20)])
+    ),
     "a row less": lambda home: home.write(records(19)),
     "another declaration": lambda home: home.write(cohort=Cohort.model_validate({**RAW, "minimum": {"rows": 7}})),
 }
@@ -144,9 +145,9 @@ def test_a_missing_file_is_refused(home: Home) -> None:
 def test_two_files_in_each_others_place_are_refused(home: Home) -> None:
     home.write()
     train, test = home.folder / "train.parquet", home.folder / "test.parquet"
-    os.rename(train, home.folder / "x")
-    os.rename(test, train)
-    os.rename(home.folder / "x", test)
+    train.rename(home.folder / "x")
+    test.rename(train)
+    (home.folder / "x").rename(test)
     with pytest.raises(PartitionDamaged, match="not the table that the manifest names"):
         read_partition(home.folder, home.vault)
 
@@ -213,4 +214,6 @@ def test_neither_manifest_nor_receipt_tells_a_count_or_a_value(home: Home) -> No
     seen = receipt.model_dump_json().encode() + b"".join(raw for raw, *_ in home.state().values())
     assert b"98765" not in seen
     assert b"Sokolowska" not in seen
-    assert "rows" not in json.dumps(json.loads((home.folder / "manifest.json").read_bytes())["manifest"]["fingerprints"])
+    assert "rows" not in json.dumps(
+        json.loads((home.folder / "manifest.json").read_bytes())["manifest"]["fingerprints"]
+    )

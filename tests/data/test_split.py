@@ -1,4 +1,4 @@
-"""Who is in which split: by patient, in the declared shares, whatever the order of the rows, and stable under growth."""
+"""Who is in which split: by patient, in the declared shares, whatever the order of rows, and stable under growth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from fedmed.data.split import SPLITS, SplitOptions, assign, split
 
 people = st.lists(st.tuples(st.integers(0, 30).map(str), st.integers(0, 1)), max_size=60)
 options = st.builds(
-    SplitOptions, train=st.sampled_from([0.5, 0.6, 0.7]), validation=st.sampled_from([0.1, 0.15, 0.25]), seed=st.integers(0, 9)
+    SplitOptions,
+    train=st.sampled_from([0.5, 0.6, 0.7]),
+    validation=st.sampled_from([0.1, 0.15, 0.25]),
+    seed=st.integers(0, 9),
 )
 
 
@@ -109,7 +112,9 @@ def test_no_rows_give_three_empty_tables() -> None:
     assert {name: len(table) for name, table in tables.items()} == dict.fromkeys(SPLITS, 0)
 
 
-cells = st.tuples(st.sampled_from("abcdef"), st.sampled_from([1.0, 2.0, float("nan")]), st.sampled_from(["x", "y", None]))
+cells = st.tuples(
+    st.sampled_from("abcdef"), st.sampled_from([1.0, 2.0, float("nan")]), st.sampled_from(["x", "y", None])
+)
 
 
 @given(st.lists(cells, min_size=1, max_size=25), st.randoms(use_true_random=False))
@@ -130,5 +135,5 @@ def test_the_tables_are_the_same_whatever_the_order_of_the_records(
 
 @pytest.mark.parametrize("shares", [(0.7, 0.3), (0.9, 0.2), (0, 0.5), (1, 0.1), (0.5, -0.1)])
 def test_shares_that_leave_no_test_are_refused(shares: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="train|validation"):
+    with pytest.raises(ValueError, match=r"train|validation"):
         SplitOptions(train=shares[0], validation=shares[1])

@@ -42,7 +42,7 @@ def message(payload: bytes = BYTES, sender: str = "north", run: str = "run-1", n
 
 def evaluation(loss: float, run: str = "run-1") -> RoundEvaluation:
     return RoundEvaluation(
-        run=run, round=1, sender="north", model="0" * 64, rows=20, log_loss=loss, accuracy=None, auroc=None
+        run=run, round=1, sender="north", model="0" * 64, rows=20, log_loss=loss, accuracy=None, auroc=None, brier=None
     )
 
 
@@ -90,7 +90,9 @@ def test_two_sites_may_post_the_same_payload(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"", b"the Payload", b"the payload ", BYTES[:-1]])
-def test_a_payload_that_the_message_does_not_name_is_refused_and_nothing_posted(exchange: Exchange, wrong: bytes) -> None:
+def test_a_payload_that_the_message_does_not_name_is_refused_and_nothing_posted(
+    exchange: Exchange, wrong: bytes
+) -> None:
     with pytest.raises(MessageRefused, match="expected 11 bytes with this digest"):
         exchange.post(message(), wrong)
     assert exchange.find(message().address) is None

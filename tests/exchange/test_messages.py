@@ -68,7 +68,7 @@ MESSAGES: dict[str, Message] = {
         run="r", round=1, sender="north", plan="b" * 64, base="c" * 64, weight=3, rows=3, loss=0.7, payload=FILE
     ),
     "evaluation": RoundEvaluation(
-        run="r", round=1, sender="north", model="c" * 64, rows=None, log_loss=None, accuracy=0.5, auroc=None
+        run="r", round=1, sender="north", model="c" * 64, rows=None, log_loss=None, accuracy=0.5, auroc=None, brier=0.2
     ),
     "report": TestReport(
         run="r",
@@ -162,7 +162,18 @@ def test_a_loss_that_is_not_finite_is_refused(number: str) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{}", b"[]", b"null", b"{", b"\x00", b"\xff\xfe{}", b'"update"', b"[" * 100_000, pickle.dumps({"kind": "update"})],
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b"{",
+        b"\x00",
+        b"\xff\xfe{}",
+        b'"update"',
+        b"[" * 100_000,
+        pickle.dumps({"kind": "update"}),
+    ],
     ids=lambda data: repr(data[:12]),
 )
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
@@ -199,8 +210,26 @@ shared = {"run": parties, "round": st.integers(0, 10**6), "sender": parties, "re
 plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | st.text(max_size=5)
 tables = st.dictionaries(st.text(max_size=5), plain, max_size=3)
 any_message = st.one_of(
-    st.builds(Update, **shared, plan=digests, base=digests, weight=st.integers(1), rows=st.integers(1), loss=finite, payload=payloads),
-    st.builds(RoundEvaluation, **shared, model=digests, rows=counts, log_loss=st.none() | finite, accuracy=finite, auroc=finite),
+    st.builds(
+        Update,
+        **shared,
+        plan=digests,
+        base=digests,
+        weight=st.integers(1),
+        rows=st.integers(1),
+        loss=finite,
+        payload=payloads,
+    ),
+    st.builds(
+        RoundEvaluation,
+        **shared,
+        model=digests,
+        rows=counts,
+        log_loss=st.none() | finite,
+        accuracy=finite,
+        auroc=finite,
+        brier=finite,
+    ),
     st.builds(Statistics, **shared, payload=payloads),
     st.builds(GlobalModel, **shared, payload=payloads, participants=st.lists(parties, max_size=3).map(tuple)),
     st.builds(
@@ -241,9 +270,7 @@ def test_any_message_survives_its_bytes(message: Message) -> None:
 
 @given(parties, parties, st.integers(0, 99), st.integers(0, 99))
 def test_two_messages_share_an_address_only_if_they_are_the_same_question(a: str, b: str, m: int, n: int) -> None:
-    one, other = (
-        Statistics(run="r", round=number, sender=sender, payload=FILE) for sender, number in ((a, m), (b, n))
-    )
+    one, other = (Statistics(run="r", round=number, sender=sender, payload=FILE) for sender, number in ((a, m), (b, n)))
     assert (one.address == other.address) == ((a, m) == (b, n))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def new_workspace(tmp_path: Path) -> Callable[..., Workplace]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """A workspace after one `fedmed run`; not to be changed by a test."""
     root = tmp_path_factory.mktemp("trained") / "work"
     root.mkdir()
@@ -31,4 +31,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     place.call("fedmed", "init")
     place.parameters(training__rounds=3, evaluation__resamples=100)
     place.fedmed("run")
-    yield place
+    return place

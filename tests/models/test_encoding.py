@@ -27,7 +27,9 @@ NAMES = ["age", "sex=female", "sex=male", "weight", "weight missing", "thal=norm
 
 
 def row(age: float = 60.0, sex: object = "1", weight: float = 72.0, thal: object = "3") -> pd.DataFrame:
-    return pd.DataFrame({"age": [age], "sex": [sex], "weight": [weight], "thal": [thal]}).astype({"sex": object, "thal": object})
+    return pd.DataFrame({"age": [age], "sex": [sex], "weight": [weight], "thal": [thal]}).astype(
+        {"sex": object, "thal": object}
+    )
 
 
 def encoded(rows: pd.DataFrame, statistics: InputStatistics = STATISTICS) -> list[list[float]]:

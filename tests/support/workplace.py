@@ -25,7 +25,9 @@ class Workplace(NamedTuple):
     root: Path
 
     def call(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))}
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))
+        }
         done = subprocess.run(
             [str(BIN / command[0]), *command[1:]],
             cwd=self.root,

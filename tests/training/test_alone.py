@@ -15,7 +15,7 @@ from fedmed.training.local import TrainingOptions, train_locally
 
 NETWORK = nn.Linear(2, 1)
 START = {"weight": torch.zeros(1, 2), "bias": torch.zeros(1)}
-OPTIONS = TrainingOptions(learning_rate=0.5, batch_size=100)
+OPTIONS = TrainingOptions(learning_rate=2.0, batch_size=100)
 
 
 def rows(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,9 @@ def test_it_is_no_worse_on_validation_than_the_start_or_one_epoch_of_any_penalty
     best = fitted()
     reached = log_loss(NETWORK, best.weights, *validation)
     assert reached < log_loss(NETWORK, START, *validation)
-    first = train_locally(NETWORK, START, *training, OPTIONS.model_copy(update={"l2": PENALTIES[0]}), torch_generator(0))
+    first = train_locally(
+        NETWORK, START, *training, OPTIONS.model_copy(update={"l2": PENALTIES[0]}), torch_generator(0)
+    )
     assert reached <= log_loss(NETWORK, first.weights, *validation)
     assert best.penalty in PENALTIES
     assert 1 <= best.epochs <= MOST_EPOCHS
@@ -63,9 +65,7 @@ def test_it_finds_the_input_that_matters() -> None:
 def test_the_same_generator_gives_the_same_model_and_the_start_is_left_alone() -> None:
     x, y = rows(40, 1)
     steps = OPTIONS.model_copy(update={"batch_size": 10})
-    first, second = (
-        train_alone(NETWORK, START, (x, y), (x, 1 - y), steps, torch_generator(0)) for _ in range(2)
-    )
+    first, second = (train_alone(NETWORK, START, (x, y), (x, 1 - y), steps, torch_generator(0)) for _ in range(2))
     assert torch.equal(first.weights["weight"], second.weights["weight"])
     assert first[1:] == second[1:]
     assert START["weight"].tolist() == [[0.0, 0.0]]

@@ -122,7 +122,8 @@ def test_weights_that_share_memory_with_others_stay_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"learning_rate": 0}, {"l2": -0.1}, {"batch_size": 0}, {"rounds": 0}, {"local_epochs": 0}, {"momentum": 0.9}]
+    "bad",
+    [{"learning_rate": 0}, {"l2": -0.1}, {"batch_size": 0}, {"rounds": 0}, {"local_epochs": 0}, {"momentum": 0.9}],
 )
 def test_options_that_make_no_sense_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):

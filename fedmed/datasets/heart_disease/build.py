@@ -29,7 +29,23 @@ CODES = {
     "thal": {"normal": "3", "fixed defect": "6", "reversable defect": "7"},
 }
 COLUMNS = {"centre": "dataset", "thalach": "thalch"}
-ORDER = ["centre", "age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak", "slope", "ca", "thal", "num"]
+ORDER = [
+    "centre",
+    "age",
+    "sex",
+    "cp",
+    "trestbps",
+    "chol",
+    "fbs",
+    "restecg",
+    "thalach",
+    "exang",
+    "oldpeak",
+    "slope",
+    "ca",
+    "thal",
+    "num",
+]
 
 
 def rows(wheel: Path) -> list[dict[str, str]]:
