@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,26 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         OSError: if the disk is full or the folder cannot be written; the old file is then intact.
     """
+    with _whole(path, data, mode) as temporary:
+        temporary.replace(path)
+
+
+def create_exclusively(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write `path` whole, and only if nothing stands there; a hard link is both atomic and exclusive.
+
+    Raises:
+        FileExistsError: if something does; of two writers at once, one gets this.
+        OSError: if it cannot be written.
+    """
+    with _whole(path, data, mode) as temporary:
+        path.hardlink_to(temporary)
+
+
+@contextmanager
+def _whole(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """A temporary file beside `path` with all of `data` on the disk; gone at the end if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -29,10 +49,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)
-        temporary.replace(path)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, content: Any, *, mode: int = 0o644) -> None:

@@ -1,7 +1,7 @@
 """One round of federated training: invite, train at each site, aggregate, evaluate at each site.
 
-A round is a task that calls tasks. On the run's page it is one bar that opens to show its sites' tasks. A sub-flow would
-be that too, for 0.2 to 1.1 s a round in place of 0.04 (docs/adr/0006-a-round-is-a-task-of-tasks.md).
+A round is a task that calls tasks. On the run's page it is one bar that opens to show its sites' tasks. A sub-flow
+would be that too, for 0.2 to 1.1 s a round in place of 0.04 (docs/adr/0006-a-round-is-a-task-of-tasks.md).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ NAME = "fedmed"
 
 
 def ensure_work_pool() -> None:
-    """Make the work pool if there is none; whoever wants it served starts a worker (`prefect worker start -p fedmed`)."""
+    """Make the work pool if there is none; a worker for it is started with `prefect worker start -p fedmed`."""
     asyncio.run(_ensure())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -52,9 +52,11 @@ def make_plan(
         return earlier
     participants = tuple(sorted(answered))
     sums = [_sums(run, site, cohort, exchange) for site in participants]
+    weights = _weights(settings, admissions, participants)
     plan = Plan(
         run=run,
         participants=participants,
+        weights=weights,
         cohort=cohort,
         statistics=pool_statistics(sums, cohort),
         network=settings.model,
@@ -64,7 +66,7 @@ def make_plan(
         grid=FixedPoint(
             bits=settings.aggregation.bits,
             limit=settings.aggregation.limit,
-            weight=sum(_weights(settings, admissions, participants).values()),
+            weight=sum(weights.values()),
         ),
     )
     network = build_network(len(feature_names(cohort)), plan.network)
@@ -74,7 +76,7 @@ def make_plan(
     return plan
 
 
-def _weights(settings: Settings, admissions: Admissions, participants: Iterable[str]) -> Mapping[str, int]:
+def _weights(settings: Settings, admissions: Admissions, participants: Iterable[str]) -> dict[str, int]:
     weigh = STRATEGIES[settings.aggregation.strategy]
     weights = {}
     for site in participants:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from fedmed.aggregation.strategies import STRATEGIES, aggregate
+from fedmed.aggregation.strategies import aggregate
 from fedmed.errors import FedMedError, MessageRefused
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import (
@@ -182,9 +182,9 @@ def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Ex
         raise MessageRefused(f"{where}: the update was made under another plan")
     if message.base != base.payload.sha256:
         raise MessageRefused(f"{where}: the update is on another model than the one that was sent")
-    if message.weight != STRATEGIES[plan.aggregation.strategy](message.rows):
+    if message.weight != (agreed := plan.weights[message.sender]):
         raise MessageRefused(
-            f"{where}: weight {message.weight} is not what {plan.aggregation.strategy} gives for its rows"
+            f"{where}: it weighs {message.weight}; by the rows it was admitted with it weighs {agreed}"
         )
     kind = "I32" if plan.grid.bits == 32 else "I64"
     values = sum(math.prod(layout.shape) for layout in _layout(plan).values())

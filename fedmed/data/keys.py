@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedmed.errors import KeyUnavailable
+from fedmed.files import create_exclusively
 
 KEY_BYTES = 32
 
@@ -44,11 +46,8 @@ class FileKey:
         """See :class:`KeyProvider`."""
         if create and not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another process made one a moment ago: that is the key
+                create_exclusively(self.path, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n", mode=0o600)
         try:
             mode = stat.S_IMODE(self.path.stat().st_mode)
             if mode & 0o077:
@@ -58,8 +57,8 @@ class FileKey:
             raise KeyUnavailable(
                 f"{self.path}: there is no key. Without it the hospital's data cannot be read."
             ) from None
-        except PermissionError:
-            raise KeyUnavailable(f"{self.path}: you may not read this key") from None
+        except OSError as problem:
+            raise KeyUnavailable(f"{self.path}: this key cannot be read ({problem.strerror})") from None
 
 
 class EnvironmentKey:

@@ -177,7 +177,8 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
         foreign = int((table[cohort.site_column].map(_text) != site).sum())
         if foreign:
             raise RecordsError(
-                f"{site}: in {foreign} of {len(table)} rows, column {cohort.site_column} names another hospital"
+                f"{site}: in {foreign} of {len(table)} rows, column {cohort.site_column} is empty or names another"
+                " hospital"
             )
     clean = {name: _column(table[name], column, name) for name, column in cohort.columns.items()}
     target = cohort.target.column

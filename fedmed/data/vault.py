@@ -1,5 +1,8 @@
 """Tables at rest: Parquet with modular encryption under the hospital's own key. Plaintext never touches the disk.
 
+Modular encryption authenticates what a reader of the format needs, and leaves a few redundant bytes of a file alone. So
+every file has a seal beside it (`train.parquet.seal`): an HMAC of all of its bytes, checked before any is decrypted.
+
 Envelope: every file has fresh data keys (AES-GCM, by Parquet), wrapped by a key derived from the hospital's.
 Encrypting the same table twice gives other bytes; :meth:`Vault.fingerprint` tells whether the plaintext is the same.
 Source: Apache Parquet Modular Encryption, format specification 2.9.
@@ -26,7 +29,6 @@ from fedmed.errors import PartitionDamaged
 from fedmed.files import write_atomically
 
 _MASTER = "data"
-_MAGIC = b"PARE"
 _MISSING = b"\0"
 
 
@@ -49,7 +51,13 @@ class Vault:
         properties = factory.file_encryption_properties(connection, configuration)
         with pq.ParquetWriter(buffer, arrow.schema, encryption_properties=properties, compression="zstd") as writer:
             writer.write_table(arrow)
-        write_atomically(path, buffer.getvalue().to_pybytes())
+        content = buffer.getvalue().to_pybytes()
+        # Between the two writes of the seal the file may be the old one or the new one: a crash damages neither.
+        sealed = _seal_path(path)
+        earlier = sealed.read_text(encoding="ascii").split() if sealed.exists() else []
+        write_atomically(sealed, "\n".join([self.seal(content), *earlier]).encode())
+        write_atomically(path, content)
+        write_atomically(sealed, self.seal(content).encode())
 
     def read(self, path: Path) -> pd.DataFrame:
         """Decrypt the table in `path`.
@@ -59,12 +67,17 @@ class Vault:
         """
         try:
             raw = path.read_bytes()
-        except FileNotFoundError:
-            raise PartitionDamaged(f"{path}: expected an encrypted table, but there is no such file") from None
+            seals = _seal_path(path).read_text(encoding="ascii").split()
+        except FileNotFoundError as problem:
+            raise PartitionDamaged(
+                f"{problem.filename}: expected a table and its seal, but there is no such file"
+            ) from None
+        except UnicodeDecodeError:
+            seals = []
         factory, connection = self._factory()
         try:
-            if not raw.startswith(_MAGIC):  # the one part of the file that Parquet's own check leaves out
-                raise ValueError("no encrypted Parquet")
+            if self.seal(raw) not in seals:
+                raise ValueError("not the bytes that were sealed")
             properties = factory.file_decryption_properties(connection, pe.DecryptionConfiguration())
             table: pd.DataFrame = (
                 pq.ParquetFile(pa.BufferReader(raw), decryption_properties=properties).read().to_pandas()
@@ -92,6 +105,10 @@ class Vault:
 
     def _factory(self) -> tuple[pe.CryptoFactory, pe.KmsConnectionConfig]:
         return pe.CryptoFactory(lambda _: _LocalKms(self._wrapping)), pe.KmsConnectionConfig()
+
+
+def _seal_path(path: Path) -> Path:
+    return path.with_name(path.name + ".seal")
 
 
 class _LocalKms(pe.KmsClient):  # type: ignore[misc]  # pyarrow ships no types

@@ -6,9 +6,7 @@ payloads/<first two digits>/<sha256>
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 from fedmed.errors import MessageConflict, MessageMissing, MessageRefused
 from fedmed.exchange.base import LARGEST_PAYLOAD, check_payload, check_post
 from fedmed.exchange.messages import LARGEST_MESSAGE, Address, Message, Payload, decode, encode
+from fedmed.files import create_exclusively
 
 
 class FolderExchange:
@@ -31,11 +30,11 @@ class FolderExchange:
             target = self._payload_path(message.payload)
             with suppress(FileExistsError):  # the same bytes: another message, or another site, has posted them
                 if not target.exists():
-                    _create(target, payload)
+                    create_exclusively(target, payload)
         path = self._path(message.address)
         data = encode(message)
         try:
-            _create(path, data)
+            create_exclusively(path, data)
         except FileExistsError:
             if path.read_bytes() != data:
                 raise MessageConflict(
@@ -75,17 +74,3 @@ class FolderExchange:
 
     def _payload_path(self, reference: Payload) -> Path:
         return self.root / "payloads" / reference.sha256[:2] / reference.sha256
-
-
-def _create(path: Path, data: bytes) -> None:
-    """Write `path` whole, and only if nothing stands there: a hard link is both atomic and exclusive."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".post-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        Path(temporary).unlink()

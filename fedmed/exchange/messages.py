@@ -88,6 +88,7 @@ class Plan(Message):
     sender: Party = COORDINATOR
     recipient: Party = EVERYONE
     participants: tuple[Party, ...]
+    weights: dict[Party, int]
     cohort: Cohort
     statistics: InputStatistics
     network: ModelOptions

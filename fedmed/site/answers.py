@@ -67,6 +67,9 @@ def answer(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Receip
     """
     if invitation.recipient != home.name:
         raise MessageRefused(f"{home.name}: the invitation is addressed to {invitation.recipient}")
+    # The hospital's own floor counts, if it is higher than what the coordinator asks for.
+    cell = max(invitation.minimum_cell, home.options().minimum_cell)
+    invitation = invitation.model_copy(update={"minimum_cell": cell})
     started = time.perf_counter()
     topic = ANSWER_TOPICS[invitation.purpose]
     earlier = exchange.find(Address(invitation.run, invitation.round, topic, home.name, COORDINATOR))

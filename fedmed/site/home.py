@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from pydantic import Field
 
+from fedmed import typed_yaml
 from fedmed.data.cohort import Cohort
 from fedmed.data.keys import provider_for
 from fedmed.data.partition import PartitionReceipt, write_partition
 from fedmed.data.reading import read_embedded, read_records
 from fedmed.data.split import SplitOptions
 from fedmed.data.vault import Vault
-from fedmed.errors import RecordsError
+from fedmed.errors import RecordsError, SettingsError
+from fedmed.privacy.cells import LOWEST_MINIMUM
+from fedmed.typed_yaml import Record
+
+
+class SiteOptions(Record):
+    """What a hospital decides for itself, in `site.yaml` of its folder."""
+
+    minimum_cell: int = Field(LOWEST_MINIMUM, ge=LOWEST_MINIMUM, description="no smaller count leaves, whoever asks")
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,15 @@ class SiteHome:
     def models(self) -> Path:
         """Models that the hospital keeps to itself."""
         return self.path / "models"
+
+    def options(self) -> SiteOptions:
+        """The hospital's own options; the defaults if it wrote none.
+
+        Raises:
+            SettingsError: if its file is wrong.
+        """
+        path = self.path / "site.yaml"
+        return typed_yaml.read(path, SiteOptions, SettingsError, "site options") if path.exists() else SiteOptions()
 
     def vault(self, *, create_key: bool = False) -> Vault:
         """The vault under the hospital's key.

@@ -46,7 +46,7 @@ def report(
         shift = desk.shift(models["federated"])
         keep_shift(home, invitation.models["federated"].sha256, shift)
         predictions["federated"] = probabilities(desk.network, models["federated"], features, shift)
-    own, majority = _alone(session, desk)
+    own, majority = train_own(session, desk)
     if own is not None:
         predictions["own"] = own
     seed = desk.plan.training.seed
@@ -86,7 +86,7 @@ def report(
     )
 
 
-def _alone(session: SiteSession, desk: Desk) -> tuple[np.ndarray | None, int]:
+def train_own(session: SiteSession, desk: Desk) -> tuple[np.ndarray | None, int]:
     """The hospital's own model's probabilities on its test rows, and its majority class in training.
 
     A hospital whose training rows are of one class can train no model of its own.

@@ -61,10 +61,21 @@ def test_the_order_of_hospitals_changes_no_bit() -> None:
 
 @pytest.mark.parametrize(("values", "told"), [(10, 0), (11, 11), (12, 12)])
 def test_a_column_with_fewer_values_than_the_minimum_cell_contributes_nothing(values: int, told: int) -> None:
-    table = rows([40.0] * 20, [70.0] * values + [math.nan] * (20 - values))
+    table = rows([40.0] * 40, [70.0] * values + [math.nan] * (40 - values))
     counts = column_sums(table, SMALL, minimum_cell=11).reshape(3, 2).double() / 2.0**GRID.exponent
-    assert counts[0].tolist() == [20.0, float(told)]
+    assert counts[0].tolist() == [40.0, float(told)]
     assert (counts[:, 1] == 0).all().item() == (told == 0)
+
+
+@pytest.mark.parametrize(("missing", "counted"), [(0, 20), (4, 24), (10, 30), (11, 20)])
+def test_fewer_missing_values_than_the_minimum_cell_count_as_the_mean(missing: int, counted: int) -> None:
+    # ten weights of 60 and ten of 80: mean 70, and a sum of squares about it of 20 · 100, shared by all that count
+    table = rows([40.0] * (20 + missing), [60.0, 80.0] * 10 + [math.nan] * missing)
+    sums = column_sums(table, SMALL, minimum_cell=11)
+    assert sums.reshape(3, 2)[0, 1].item() == counted * 2**GRID.exponent
+    pooled = pool_statistics([sums], SMALL)
+    assert pooled.mean["weight"] == pytest.approx(70.0, abs=1e-6)
+    assert pooled.deviation["weight"] == pytest.approx(math.sqrt(2000 / counted), rel=1e-6)
 
 
 def test_a_small_hospital_does_not_move_the_others_mean() -> None:

@@ -30,7 +30,7 @@ from fedmed.coordinator.rounds import (
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.partition import read_partition
 from fedmed.data.split import SplitOptions
-from fedmed.errors import MessageConflict, MessageRefused, QuorumNotMet
+from fedmed.errors import MessageRefused, QuorumNotMet
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.folder import FolderExchange
 from fedmed.exchange.memory import MemoryExchange
@@ -75,6 +75,7 @@ class Round:
         self.plan = Plan(
             run="run-1",
             participants=SITES,
+            weights=ROWS if strategy == "fedavg" else dict.fromkeys(SITES, 1),
             cohort=SMALL,
             statistics=InputStatistics(mean={"age": 50, "weight": 70}, deviation={"age": 10, "weight": 9}),
             network=ModelOptions(),
@@ -168,8 +169,17 @@ def by_hand(header: object, body: bytes = bytes(12)) -> bytes:
 HOSTILE: dict[str, tuple[bytes | None, dict[str, Any], str]] = {
     "is on another model": (None, {"base": "0" * 64}, "on another model than the one that was sent"),
     "was made under another plan": (None, {"plan": "0" * 64}, "under another plan"),
-    "claims a weight that its rows do not give": (None, {"weight": 11}, "weight 11 is not what fedavg gives"),
-    "claims a tenth of its weight": (None, {"weight": 1}, "weight 1 is not what fedavg gives"),
+    "claims a weight that its rows do not give": (
+        None,
+        {"weight": 11},
+        "it weighs 11; by the rows it was admitted with it weighs",
+    ),
+    "claims more rows than it was admitted with": (
+        None,
+        {"rows": 1000, "weight": 1000},
+        "it weighs 1000; by the rows it was admitted with it weighs",
+    ),
+    "claims a tenth of its weight": (None, {"weight": 1}, "it weighs 1; by the rows it was admitted with it weighs"),
     "is too short": (tensor(1, 2), {}, "expected I32"),
     "is too long": (tensor(1, 2, 3, 4), {}, "expected I32"),
     "has another shape": (to_bytes({"update": torch.zeros(3, 1, dtype=torch.int32)}), {}, "expected I32"),
@@ -444,8 +454,8 @@ def test_a_plan_pools_statistics_and_its_grid_holds_the_sum_of_all_weights() -> 
     assert start["weight"].tolist() == [[0.0, 0.0]]
     equal = make_plan("run-1", settings(), SMALL, admissions(rows=20), SITES, exchange)
     assert equal.digest == plan.digest
-    with pytest.raises(MessageConflict):
-        make_plan("run-1", settings(training={"l2": 0.5}), SMALL, admissions(rows=20), SITES, exchange)
+    later = make_plan("run-1", settings(training={"l2": 0.5}), SMALL, admissions(rows=20), SITES, exchange)
+    assert later == plan  # nothing of a run changes once it is agreed
 
 
 @pytest.mark.parametrize(

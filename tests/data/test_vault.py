@@ -71,31 +71,33 @@ def test_a_missing_an_empty_and_a_plain_file_are_refused(vault: Vault, tmp_path:
     (tmp_path / "empty.parquet").write_bytes(b"")
     table().to_parquet(tmp_path / "plain.parquet")
     for name in ("empty", "plain"):
-        with pytest.raises(PartitionDamaged, match="does not open"):
+        with pytest.raises(PartitionDamaged, match=r"does not open|no such file"):
             vault.read(tmp_path / f"{name}.parquet")
 
 
-def test_a_flipped_bit_is_refused_or_without_effect(vault: Vault, tmp_path: Path) -> None:
-    # Parquet authenticates all but a clear record of who wrapped the key: there a bit may flip without a word, and
-    # without a change in any cell. Nowhere else.
+def test_a_flipped_bit_anywhere_is_refused(vault: Vault, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     vault.write(path, table()[["age", "sex"]])
-    whole, fingerprint = path.read_bytes(), vault.fingerprint(table()[["age", "sex"]])
+    whole = path.read_bytes()
+    # Parquet's own check leaves out a clear record of who wrapped the key: all of it is tried.
     clear = range(whole.index(b'{"keyMaterialType"') - 60, whole.index(b"wrappedKEK") + 120)
-    step = max(1, len(whole) // 300)
-    positions = {*range(16), *range(len(whole) - 16, len(whole)), *range(0, len(whole), step), *clear}
-    opened, changed = [], []
+    positions = {*range(16), *range(len(whole) - 16, len(whole)), *range(0, len(whole), len(whole) // 300), *clear}
     for position in sorted(positions):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :])
-        try:
-            found = vault.read(path)
-        except PartitionDamaged:
-            continue
-        opened.append(position)
-        changed += [position] if vault.fingerprint(found) != fingerprint else []
-    assert changed == []
-    assert set(opened) <= set(clear)
-    assert len(opened) < len(clear) / 5
+        with pytest.raises(PartitionDamaged, match="does not open"):
+            vault.read(path)
+    path.write_bytes(whole)
+    assert lines(vault.read(path)) == lines(table()[["age", "sex"]])
+
+
+@pytest.mark.parametrize("seal", [b"", b"0" * 64, b"\xff", None])
+def test_a_table_without_its_seal_is_refused(seal: bytes | None, vault: Vault, tmp_path: Path) -> None:
+    vault.write(tmp_path / "t.parquet", table())
+    (tmp_path / "t.parquet.seal").unlink()
+    if seal is not None:
+        (tmp_path / "t.parquet.seal").write_bytes(seal)
+    with pytest.raises(PartitionDamaged):
+        vault.read(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
@@ -111,8 +113,8 @@ def test_no_plain_value_and_no_column_name_is_on_the_disk(vault: Vault, tmp_path
     secret = pd.DataFrame({"patient": [CANARY] * 50, "cholesterol": [98765.4321] * 50})
     vault.write(tmp_path / "t.parquet", secret)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path.name for path in files] == ["t.parquet"]
-    raw = files[0].read_bytes()
+    assert {path.name for path in files} == {"t.parquet", "t.parquet.seal"}
+    raw = b"".join(path.read_bytes() for path in files)
     for plain in (
         CANARY.encode(),
         b"98765",

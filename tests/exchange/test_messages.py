@@ -45,6 +45,7 @@ MESSAGES: dict[str, Message] = {
     "plan": Plan(
         run="r",
         participants=("north", "south"),
+        weights={"north": 300, "south": 252},
         cohort=HEART,
         statistics=InputStatistics(mean={"age": 53.510869565217391}, deviation={"age": 0.1}),
         network=ModelOptions(),

@@ -79,6 +79,7 @@ class Run:
         self.plan = Plan(
             run=run,
             participants=participants or ("cleveland", "hungarian"),
+            weights=dict.fromkeys(participants or ("cleveland", "hungarian"), 500),
             cohort=cohort,
             statistics=STATISTICS,
             network=ModelOptions(),

@@ -73,7 +73,8 @@ def test_the_same_generator_gives_the_same_model_and_the_start_is_left_alone() -
 
 def test_where_training_only_harms_it_stops_early_with_the_first_epoch() -> None:
     x, y = rows(40, 1)
-    best = alone((x, y), (x, 1 - y))  # validation says the opposite of training
+    gentle = OPTIONS.model_copy(update={"learning_rate": 0.5})
+    best = train_alone(NETWORK, START, (x, y), (x, 1 - y), gentle, torch_generator(0))  # validation says the opposite
     assert best.epochs == 1
     assert best.penalty == 0.0  # a penalty does nothing to a first step from zero: the least of equals
 
