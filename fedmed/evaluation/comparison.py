@@ -57,7 +57,9 @@ class Comparison(Record):
         if federated.value is None or own.value is None or difference.value is None:
             suppressed = difference.reason == "suppressed"
             return f"{said}: " + ("its figures are suppressed" if suppressed else "it has no model of its own")
-        span = f", 95 % {difference.interval_text()}" if difference.low is not None else ""
+        ends = [end for end in (difference.low, difference.high) if end is not None]
+        decimals = 4 if any(0 < abs(end) < 0.0005 for end in ends) else 3  # "to .000" would hide which side of 0
+        span = f", 95 % {difference.interval_text(decimals)}" if ends else ""
         return (
             f"{said}: Brier {number(federated.value)} against {number(own.value)} alone"
             f" (difference {number(difference.value)}{span})"

@@ -40,7 +40,7 @@ class ChampionRule(Record):
     metric: Literal["validation_loss", "validation_brier", "validation_accuracy", "validation_auroc"] = Field(
         "validation_loss", description="what champion and challenger are compared by, as a mean over hospitals"
     )
-    minimum_gain: float = Field(0.0, ge=0, description="the mean must be better by more than this")
+    minimum_gain: float = Field(0.001, ge=0, description="the mean must be better by more than this")
     largest_loss_at_a_site: float = Field(0.05, ge=0, description="no hospital may get worse by more than this")
 
 

@@ -176,7 +176,7 @@ HOSTILE: dict[str, tuple[bytes | None, dict[str, Any], str]] = {
     ),
     "claims more rows than it was admitted with": (
         None,
-        {"rows": 1000, "weight": 1000},
+        {"weight": 1000},
         "it weighs 1000; by the rows it was admitted with it weighs",
     ),
     "claims a tenth of its weight": (None, {"weight": 1}, "it weighs 1; by the rows it was admitted with it weighs"),

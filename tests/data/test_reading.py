@@ -144,7 +144,8 @@ FAULTS: dict[str, Fault] = {
     "has a target that is text": replaced("70.5,0,0", f"70.5,0,{NAME}ski", "column outcome: expected numbers"),
     "lacks a patient": replaced("B,50", ",50", "person is missing in 1 of 2 rows"),
     "holds another hospital's rows": fault(
-        f"centre,{HEADER}\nnorth,B,50,70.5,0,0\n{NAME},A,71,{CANARY},1,1\n", "in 1 of 2 rows, column centre names"
+        f"centre,{HEADER}\nnorth,B,50,70.5,0,0\n{NAME},A,71,{CANARY},1,1\n",
+        "in 1 of 2 rows, column centre is empty or names",
     ),
     "does not say whose a row is": fault(
         f"centre,{HEADER}\n,{NAME},71,{CANARY},1,1\n", "in 1 of 1 rows, column centre"
