@@ -5,14 +5,13 @@ BIN := $(VENV)/bin
 # Bytecode is compiled at first import, and only for what is imported: a third less to wait for.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: demo test lint nightly bench clean
+.PHONY: help demo test lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     four real hospitals train a heart-disease model together (a few minutes, most of it installing)"
 	@echo "make test     the tests"
 	@echo "make lint     ruff and mypy"
-	@echo "make nightly  the tests that need minutes"
 	@echo "make bench    seconds and bytes a round, for 4, 16 and 64 sites"
 	@echo "make clean    forget environment and results; records that were added stay"
 
@@ -33,15 +32,12 @@ demo: $(BIN)/fedmed
 	@echo "Look:  . $(BIN)/activate && fedmed ui"
 
 test: $(VENV)/.test
-	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m "not nightly"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-
-nightly: $(VENV)/.test
-	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m nightly
 
 bench: $(VENV)/.test
 	@$(BIN)/python benchmarks/rounds.py

@@ -34,7 +34,7 @@ def serve_pages(place: Workspace, prefect_port: int, mlflow_port: int, *, say: C
             f"MLflow   {mlflow.pages}   runs, curves, models\n"
             "`fedmed run` in another terminal appears here while it goes on. Ctrl-C ends both."
         )
-        say({"prefect": prefect.pages, "mlflow": mlflow.pages}, text)
+        say({"prefect": prefect.pages, "prefect_api": f"{prefect.pages}/api", "mlflow": mlflow.pages}, text)
         while prefect.process.poll() is None and mlflow.process.poll() is None:
             time.sleep(0.5)
         raise WorkspaceError("a server ended by itself; its log is in coordinator/logs")
