@@ -80,7 +80,13 @@ def environment(tracking: Path) -> dict[str, str]:
     uri = _uri(tracking)
     # `mlflow models serve` calls uvicorn by its name alone, which must be the one beside this Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {"MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri, "PATH": path, **_SETTINGS}
+    return {
+        "MLFLOW_TRACKING_URI": uri,
+        "MLFLOW_REGISTRY_URI": uri,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "PATH": path,
+        **_SETTINGS,
+    }
 
 
 def local_copy(location: str) -> Path:
