@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from fedmed.journal import Journal
 
@@ -27,12 +27,15 @@ class Follower:
 
     def __init__(self, bar: Progress | None) -> None:
         self._bar = bar
-        self._task = bar.add_task("", total=None, note="") if bar else None
+        self._task: TaskID | None = None
+        self._first: tuple[float, int] | None = None
 
     def doing(self, what: str) -> None:
         """Say what goes on, without a measure of how far it is."""
-        if self._bar is not None and self._task is not None:
-            self._bar.reset(self._task, total=None, description=what, note="")
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(what, total=None, note="")
 
     def take(self, event: dict[str, Any]) -> None:
         """Show one event."""
@@ -55,6 +58,19 @@ class Follower:
                 self._bar.console.print(f"  [yellow]round {event['round']}: {site} took no part[/yellow]: {reason}")
 
 
+    def _note(self, event: dict[str, Any]) -> str:
+        """The round, the loss, and the time left at the pace of the rounds so far."""
+        loss = "" if event["loss"] is None else f" · validation loss {event['loss']:.4f}"
+        left = ""
+        if self._first is None:
+            self._first = (event["time"], event["round"])
+        else:
+            began, first = self._first
+            pace = (event["time"] - began) / max(1, event["round"] - first)
+            left = f" · {max(0, round(pace * (event['rounds'] - event['round'])))} s left"
+        return f"round {event['round']} of {event['rounds']}{loss}{left}"
+
+
 @contextmanager
 def following(journal: Journal, *, shown: bool) -> Iterator[Follower]:
     """Follow a journal in the background until the block ends; on a pipe, print the events that matter and no bar."""
@@ -65,9 +81,7 @@ def following(journal: Journal, *, shown: bool) -> Iterator[Follower]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
-        MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
     )
     with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
         follower, ended = Follower(bar), threading.Event()
