@@ -50,10 +50,7 @@ class Follower:
             for site, failed in event["quarantined"].items():
                 self._bar.console.print(f"  [yellow]{site} is quarantined[/yellow]: {', '.join(failed)}")
         elif name == "round":
-            loss = "" if event["loss"] is None else f"validation loss {event['loss']:.4f}"
-            self._bar.update(
-                self._task, total=event["rounds"], completed=event["round"], description="training", note=loss
-            )
+            self._bar.update(self._task, total=event["rounds"], completed=event["round"], note=self._note(event))
             for site, reason in event["refused"].items():
                 self._bar.console.print(f"  [yellow]round {event['round']}: {site} took no part[/yellow]: {reason}")
 
