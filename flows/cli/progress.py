@@ -54,7 +54,6 @@ class Follower:
             for site, reason in event["refused"].items():
                 self._bar.console.print(f"  [yellow]round {event['round']}: {site} took no part[/yellow]: {reason}")
 
-
     def _note(self, event: dict[str, Any]) -> str:
         """The round, the loss, and the time left at the pace of the rounds so far."""
         loss = "" if event["loss"] is None else f" · validation loss {event['loss']:.4f}"

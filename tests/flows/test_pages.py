@@ -80,7 +80,9 @@ def test_mlflows_page_has_curves_lineage_and_the_champion(pages: dict[str, str],
     (version,) = trained.fedmed("models")
     api = f"{pages['mlflow']}/api/2.0/mlflow"
     run = get(f"{api}/runs/get?run_id={version['mlflow_run_id']}")["run"]["data"]
-    assert {"validation_loss", "cleveland/validation_loss", "test/cleveland/accuracy"} <= {m["key"] for m in run["metrics"]}
+    assert {"validation_loss", "cleveland/validation_loss", "test/cleveland/accuracy"} <= {
+        m["key"] for m in run["metrics"]
+    }
     assert {"training.learning_rate", "aggregation.strategy"} <= {p["key"] for p in run["params"]}
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
     assert len(tags["lineage.cleveland.fingerprint"]) == 64
