@@ -33,7 +33,7 @@ def prepare(
     invitations = invite_to_validate(settings, receipts)
     ask(homes, invitations, exchange)
     admissions = Admissions.gather(invitations[0].run, list(homes), {}, exchange)
-    ask(homes, invite_to_statistics(run, admissions.admitted, settings), exchange)
+    ask(homes, invite_to_statistics(run, admissions, settings), exchange)
     return make_plan(run, settings, cohort, admissions, admissions.admitted, exchange), admissions
 
 

@@ -75,6 +75,9 @@ def initialise(root: Path) -> None:
     top = _git(root, "rev-parse", "--show-toplevel")
     try:
         Repo.init(str(root), no_scm=not top, subdir=bool(top) and Path(top) != root)
+        ignored = root / ".dvc" / ".gitignore"
+        if not ignored.exists():  # DVC writes it only inside git; the folder may become a git work tree later
+            ignored.write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
     except DvcException as problem:
         raise LineageError(f"{root}: DVC cannot be set up: {_first_line(problem)}") from None
 

@@ -50,6 +50,10 @@ def read(path: Path, record: type[R], error: type[FedMedError], what: str) -> R:
         raise error(f"{what}: there is no file {path}. `fedmed init` writes one.") from None
     except UnicodeDecodeError:
         raise error(f"{what} {path}: expected UTF-8 text") from None
+    except OSError as problem:
+        raise error(f"{what} {path}: cannot be read: {problem.strerror}") from None
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{what} {path}: a value cannot be read ({type(problem).__name__})") from None
     except yaml.YAMLError as problem:
         raise error(f"{what} {path}: not valid YAML: {problem}") from None
     if not isinstance(raw, dict):

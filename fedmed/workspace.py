@@ -7,6 +7,9 @@ coordinator/         all that the coordinator knows; the exchange lies in it
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedmed.data.cohort import Cohort, read_cohort
@@ -56,6 +59,21 @@ class Workspace:
     def exchange_folder(self) -> Path:
         """The exchange's folder."""
         return self.coordinator / "exchange"
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold the workspace for one run; the operating system frees it with the process.
+
+        Raises:
+            WorkspaceError: if another run holds it.
+        """
+        self.coordinator.mkdir(parents=True, exist_ok=True)
+        with (self.coordinator / "run.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise WorkspaceError(f"{self.root}: another run is going on in this workspace; wait for it") from None
+            yield
 
     def journal(self) -> Journal:
         """What the present or last run has done."""

@@ -29,7 +29,7 @@ def server_settings(root: Path) -> dict[str, str]:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path}: there is no such file. `fedmed init` writes one.") from None
-    except tomllib.TOMLDecodeError as problem:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
         raise SettingsError(f"{path}: not valid TOML: {problem}") from None
     settings = dict(_flat(written, "PREFECT"))
     settings["PREFECT_HOME"] = str(root / settings.get("PREFECT_HOME", ".prefect"))

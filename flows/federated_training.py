@@ -17,6 +17,7 @@ from fedmed.coordinator.history import read_history
 from fedmed.coordinator.plan import invite_to_statistics, run_id
 from fedmed.coordinator.rounds import invite
 from fedmed.coordinator.runs import begin_run, finish_run, forget_reports, keep_admissions, read_admissions
+from fedmed.errors import SettingsError
 from fedmed.workspace import Workspace
 from flows.asking import SITES, ask
 from flows.pages import show_admissions, show_progress, show_registered, show_rounds, show_tests
@@ -51,6 +52,7 @@ def federated_training(workspace: str = ".", stages: list[str] | None = None, fo
         Names of the stages that ran.
     """
     place = Workspace(workspace)
+    check_pooling(place)
     ran = []
     for due in due_stages(place, stages, force=force):
         place.journal().add("stage", stage=due.stage)
@@ -59,7 +61,7 @@ def federated_training(workspace: str = ".", stages: list[str] | None = None, fo
         elif due.stage == "validate":
             validate_every_site(place)
         elif due.stage == "train":
-            train_in_rounds(place)
+            train_in_rounds(place, force=force)
         elif due.stage == "evaluate":
             test_at_every_site(place)
         elif due.stage == "register":
@@ -67,6 +69,19 @@ def federated_training(workspace: str = ".", stages: list[str] | None = None, fo
         ran.append(due.stage)
     place.journal().add("done", stages=ran)
     return {"stages": ran}
+
+
+def check_pooling(place: Workspace) -> None:
+    """Stop where hospitals' rows would be pooled that are nobody's to pool.
+
+    Raises:
+        SettingsError: if `evaluation.pooled` is asked for a cohort other than the public one that ships with FedMed.
+    """
+    if place.settings().evaluation.pooled and place.cohort().embedded is None:
+        raise SettingsError(
+            "parameters: evaluation.pooled trains on all hospitals' rows in one place, which is for the public table"
+            " that ships with FedMed only; set it to false"
+        )
 
 
 def partition_every_site(place: Workspace, sites: tuple[str, ...]) -> None:
@@ -89,16 +104,16 @@ def validate_every_site(place: Workspace) -> Admissions:
     return admissions
 
 
-def train_in_rounds(place: Workspace) -> None:
+def train_in_rounds(place: Workspace, *, force: bool = False) -> None:
     """Agree on a plan, then round after round: invite, train at each site, aggregate, evaluate at each site."""
     settings = place.settings()
     quorum, cell = settings.federation.quorum, settings.privacy.minimum_cell
     admissions = read_admissions(place)
     check_quorum(len(admissions.admitted), quorum, "training has", admissions.quarantined)
     run = run_id(settings, place.cohort(), admissions)
-    begin_run(place, run)
+    begin_run(place, run, force=force)
 
-    described = ask(place, invite_to_statistics(run, admissions.admitted, settings), quorum)
+    described = ask(place, invite_to_statistics(run, admissions, settings), quorum)
     coordinator.plan(place.root, run, admissions, described.answered)
     rounds = settings.training.rounds
     refused: dict[int, dict[str, str]] = {}

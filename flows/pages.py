@@ -96,7 +96,7 @@ def show_tests(place: Workspace) -> None:
         for model, figures in models.items()
     ]
     create_table_artifact(key="test", description="Every model on each hospital's test rows.", table=rows)
-    sentences = [f"- {report.comparison['sentence']}" for report in evaluation.sites.values()]
+    sentences = [f"- {report.comparison.sentence}" for report in evaluation.sites.values()]
     create_markdown_artifact(
         key="did-federating-help", markdown="\n".join(["## Did federating help?", *sentences]), description="In words"
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from fedmed.errors import WorkspaceError
@@ -78,23 +80,43 @@ def _mlflow_server(place: Workspace, port: int) -> AbstractContextManager[Server
 def _running(
     place: Workspace, name: str, command: list[str], settings: dict[str, str], pages: str, health: str
 ) -> Iterator[Server]:
+    port = int(pages.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise WorkspaceError(f"{name}: port {port} is taken by another program; choose another one") from None
     process = _start(place, name, command, settings)
     try:
         _await(name, health, process)
         yield Server(pages, process)
     finally:
-        process.terminate()
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a server and whatever it has started: it leads a process group of its own."""
+    for kind in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, kind)
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            process.kill()
+            continue
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a child that outlived it
+        return
 
 
 def _start(place: Workspace, name: str, command: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
     log = place.coordinator / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
-        return subprocess.Popen(command, env={**os.environ, **settings}, cwd=place.root, stdout=file, stderr=file)  # noqa: S603  # fixed words
+        whole = {**os.environ, **settings}
+        return subprocess.Popen(  # noqa: S603  # fixed words
+            command, env=whole, cwd=place.root, stdout=file, stderr=file, start_new_session=True
+        )
 
 
 def _await(name: str, health: str, process: subprocess.Popen[bytes]) -> None:

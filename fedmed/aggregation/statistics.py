@@ -52,6 +52,14 @@ def column_sums(rows: pd.DataFrame, cohort: Cohort, minimum_cell: int) -> Tensor
     return GRID.encode(stacked, 1)
 
 
+def plausible(sums: Tensor) -> bool:
+    """Whether a hospital's sums can be those of values in [0, 1]: 0 ≤ squares ≤ sum ≤ count ≤ 10⁹, to rounding."""
+    counts, totals, squares = sums.reshape(3, -1).double() / 2.0**GRID.exponent
+    slack = 1e-6 * (counts.abs() + 1)
+    ordered = (squares >= -slack) & (squares <= totals + slack) & (totals <= counts + slack) & (counts <= MOST_ROWS)
+    return bool(ordered.all())
+
+
 def pool_statistics(sums: Sequence[Tensor], cohort: Cohort) -> InputStatistics:
     """Mean and deviation (with denominator n) of every number column over all hospitals.
 

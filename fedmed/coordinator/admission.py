@@ -47,6 +47,10 @@ class Admissions(Record):
         """Names of the admitted hospitals, sorted."""
         return sorted(site for site, admission in self.sites.items() if admission.admitted)
 
+    def fingerprint(self, site: str) -> str:
+        """The partition with which a hospital was admitted."""
+        return self.sites[site].fingerprint or ""
+
     @property
     def quarantined(self) -> dict[str, tuple[str, ...]]:
         """Quarantined hospital → the expectations that its data failed."""
@@ -91,9 +95,15 @@ def validation_id(settings: Settings, receipts: Mapping[str, PartitionReceipt]) 
 def invite_to_validate(settings: Settings, receipts: Mapping[str, PartitionReceipt]) -> list[Invitation]:
     """One invitation a hospital, in site order."""
     run = validation_id(settings, receipts)
-    minimum_cell = settings.privacy.minimum_cell
     return [
-        Invitation(run=run, recipient=site, purpose="validate", minimum_cell=minimum_cell) for site in sorted(receipts)
+        Invitation(
+            run=run,
+            recipient=site,
+            purpose="validate",
+            minimum_cell=settings.privacy.minimum_cell,
+            fingerprint=receipts[site].fingerprint,
+        )
+        for site in sorted(receipts)
     ]
 
 

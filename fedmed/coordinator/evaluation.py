@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedmed.coordinator.history import write_csv
-from fedmed.errors import WorkspaceError
+from fedmed.errors import ExchangeError, MessageRefused, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Payload, Plan, TestReport
 from fedmed.files import write_atomically, write_json
@@ -30,7 +30,7 @@ class Evaluation(Record):
     def value(self, site: str, model: str, metric: str) -> float | None:
         """A measured value, None where the hospital may not tell it."""
         figure = self.sites[site].measurements.get(model, {}).get(metric)
-        return None if figure is None else figure["value"]
+        return None if figure is None else figure.value
 
     def mean(self, model: str, metric: str) -> tuple[float | None, int]:
         """Mean over the hospitals that tell it, and how many those are."""
@@ -55,11 +55,16 @@ def gather_reports(
     run: str, number: int, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange
 ) -> Evaluation:
     """The reports that were posted on the model of round `number`."""
-    reports = {
-        site: fetch(exchange, Address(run, number, "report", site, COORDINATOR), TestReport)
-        for site in sorted(answered)
-    }
-    return Evaluation(run=run, round=number, sites=reports, failed=dict(failed))
+    reports, refused = {}, dict(failed)
+    for site in sorted(answered):
+        try:
+            report = fetch(exchange, Address(run, number, "report", site, COORDINATOR), TestReport)
+            if "federated" not in report.measurements:
+                raise MessageRefused(f"{site}: the report has no measurements of the federated model")
+            reports[site] = report
+        except ExchangeError as problem:
+            refused[site] = str(problem)
+    return Evaluation(run=run, round=number, sites=reports, failed=refused)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
@@ -72,17 +77,17 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         [
             (site, x, y)
             for site, report in evaluation.sites.items()
-            if (curve := report.curves["roc"])
-            for x, y in zip(curve["false_positive_rate"], curve["true_positive_rate"], strict=True)
+            if (curve := report.roc)
+            for x, y in zip(curve.false_positive_rate, curve.true_positive_rate, strict=True)
         ],
     )
     write_csv(
         folder / "curves" / "calibration.csv",
         ("site", "mean_prediction", "observed_share", "rows"),
         [
-            (site, entry["mean_prediction"], entry["observed_share"], entry["rows"])
+            (site, entry.mean_prediction, entry.observed_share, entry.rows)
             for site, report in evaluation.sites.items()
-            for entry in report.curves["calibration"] or ()
+            for entry in report.calibration or ()
         ],
     )
 

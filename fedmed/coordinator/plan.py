@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from torch import Tensor
 
 from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.aggregation.statistics import pool_statistics
+from fedmed.aggregation.statistics import plausible, pool_statistics
 from fedmed.aggregation.strategies import STRATEGIES
-from fedmed.coordinator.admission import Admissions, code_digest, digest_of
+from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of
 from fedmed.data.cohort import Cohort
-from fedmed.errors import QuorumNotMet
+from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, SettingsError
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Invitation, Plan, Statistics
 from fedmed.models.encoding import feature_names
@@ -19,6 +20,9 @@ from fedmed.models.networks import build_network, initial_weights
 from fedmed.seeds import torch_generator
 from fedmed.settings import Settings
 from fedmed.weights import Layout, from_bytes, to_bytes
+
+COARSEST = 10
+"""Updates on a grid with steps wider than 2**-10 would be rounded away."""
 
 
 def run_id(settings: Settings, cohort: Cohort, admissions: Admissions) -> str:
@@ -28,10 +32,18 @@ def run_id(settings: Settings, cohort: Cohort, admissions: Admissions) -> str:
     return digest_of(parameters, partitions, cohort.digest, code_digest())[:12]
 
 
-def invite_to_statistics(run: str, sites: Iterable[str], settings: Settings) -> list[Invitation]:
-    """Ask for the sums from which all hospitals' means and deviations follow."""
-    cell = settings.privacy.minimum_cell
-    return [Invitation(run=run, recipient=site, purpose="statistics", minimum_cell=cell) for site in sorted(sites)]
+def invite_to_statistics(run: str, admissions: Admissions, settings: Settings) -> list[Invitation]:
+    """Ask the admitted hospitals for the sums from which means and deviations over all of them follow."""
+    return [
+        Invitation(
+            run=run,
+            recipient=site,
+            purpose="statistics",
+            minimum_cell=settings.privacy.minimum_cell,
+            fingerprint=admissions.fingerprint(site),
+        )
+        for site in admissions.admitted
+    ]
 
 
 def make_plan(
@@ -48,17 +60,22 @@ def make_plan(
         exchange: where those are, and where the plan goes.
     """
     earlier = exchange.find(Address(run, 0, "plan", COORDINATOR, EVERYONE))
-    if isinstance(earlier, Plan):
-        return earlier
-    participants = tuple(sorted(answered))
-    sums = [_sums(run, site, cohort, exchange) for site in participants]
+    participants = earlier.participants if isinstance(earlier, Plan) else tuple(sorted(answered))
+    sums = {}
+    for site in participants:
+        with suppress(ExchangeError):  # what a hospital sent cannot be used: it takes no part
+            sums[site] = _sums(run, site, cohort, exchange)
+    participants = tuple(sums)
+    absent = {site: "its statistics could not be used" for site in admissions.admitted if site not in sums}
+    check_quorum(len(participants), settings.federation.quorum, "the plan has", absent)
     weights = _weights(settings, admissions, participants)
     plan = Plan(
         run=run,
         participants=participants,
         weights=weights,
+        fingerprints={site: admissions.fingerprint(site) for site in participants},
         cohort=cohort,
-        statistics=pool_statistics(sums, cohort),
+        statistics=pool_statistics(list(sums.values()), cohort),
         network=settings.model,
         training=settings.training,
         aggregation=settings.aggregation,
@@ -69,6 +86,16 @@ def make_plan(
             weight=sum(weights.values()),
         ),
     )
+    if plan.grid.exponent < COARSEST:
+        raise SettingsError(
+            f"parameters: with aggregation.limit {plan.grid.limit:g} and {plan.grid.bits} bits, a weight could change"
+            f" by no less than 2**{-plan.grid.exponent}; choose a smaller limit or 64 bits"
+        )
+    if isinstance(earlier, Plan) and earlier != plan:
+        raise MessageRefused(
+            f"run {run}: the plan in the exchange is not the one that these parameters and hospitals give; start over"
+            " with `fedmed run --force`"
+        )
     network = build_network(len(feature_names(cohort)), plan.network)
     start = to_bytes(initial_weights(network, torch_generator(plan.training.seed, "start")))
     exchange.post(GlobalModel(run=run, payload=reference(start)), start)
@@ -92,4 +119,7 @@ def _weights(settings: Settings, admissions: Admissions, participants: Iterable[
 def _sums(run: str, site: str, cohort: Cohort, exchange: Exchange) -> Tensor:
     message = fetch(exchange, Address(run, 0, "statistics", site, COORDINATOR), Statistics)
     expected = {"sums": Layout("I64", (3 * len(cohort.numbers()),))}
-    return from_bytes(exchange.payload(message.payload), expected)["sums"]
+    sums = from_bytes(exchange.payload(message.payload), expected)["sums"]
+    if not plausible(sums):
+        raise MessageRefused(f"{site}: its sums are not those of any table within the declared ranges")
+    return sums

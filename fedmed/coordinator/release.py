@@ -38,7 +38,7 @@ def release_of(workspace: Workspace) -> Release:
         rounds=rounds,
         chosen=history.chosen,
         evaluation=table,
-        curves={site: report.curves for site, report in evaluation.sites.items()},
+        curves={site: report.model_dump(include={"roc", "calibration"}) for site, report in evaluation.sites.items()},
     )
     return Release(
         run=history.run,
@@ -49,7 +49,7 @@ def release_of(workspace: Workspace) -> Release:
         evaluation=table,
         lineage=_lineage(workspace, history, admissions, digest_of(parameters)),
         plots=figures,
-        findings=[report.comparison["sentence"] for report in evaluation.sites.values()],
+        findings=[report.comparison.sentence for report in evaluation.sites.values()],
     )
 
 
@@ -57,8 +57,12 @@ def evaluation_table(evaluation: Evaluation) -> dict[str, dict[str, dict[str, An
     """Hospital → model → metric → measurement, the majority's accuracy among them."""
     table = {}
     for site, report in evaluation.sites.items():
-        majority = report.comparison["accuracy"].get("majority")
-        table[site] = {**report.measurements, **({"majority": {"accuracy": majority}} if majority else {})}
+        majority = report.comparison.accuracy.get("majority")
+        figures = {**report.measurements, **({"majority": {"accuracy": majority}} if majority else {})}
+        table[site] = {
+            model: {metric: figure.model_dump() for metric, figure in of_model.items()}
+            for model, of_model in figures.items()
+        }
     return table
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from fedmed.aggregation.strategies import aggregate
-from fedmed.errors import FedMedError, MessageRefused
-from fedmed.exchange.base import Exchange, fetch, reference
+from fedmed.aggregation.strategies import STRATEGIES, aggregate
+from fedmed.errors import ExchangeError, FedMedError, MessageRefused
+from fedmed.exchange.base import Exchange, M, fetch, reference
 from fedmed.exchange.messages import (
     COORDINATOR,
     EVERYONE,
@@ -73,6 +73,7 @@ def invite(
             recipient=site,
             purpose=purpose,
             minimum_cell=minimum_cell,
+            fingerprint=plan.fingerprints[site],
             plan=plan.digest,
             models=models,
             resamples=resamples,
@@ -102,11 +103,14 @@ def aggregate_round(
     Guarantees:
         An update is used only if it is on this round's model, under this plan, of the declared weight, shape and type.
     """
-    earlier = exchange.find(Address(plan.run, number, "model", COORDINATOR, EVERYONE))
-    if isinstance(earlier, GlobalModel):
-        return earlier, {
-            site: "answered after the round was aggregated" for site in answered if site not in earlier.participants
-        }
+    earlier = _at(exchange, Address(plan.run, number, "model", COORDINATOR, EVERYONE), GlobalModel)
+    late = {
+        site: "answered after the round was aggregated"
+        for site in answered
+        if earlier and site not in earlier.participants
+    }
+    if earlier is not None:
+        answered = earlier.participants
     base = model_of(plan.run, number - 1, exchange)
     updates, weights, refused = {}, {}, {}
     for site in sorted(answered):
@@ -122,8 +126,13 @@ def aggregate_round(
     start = weights_of(plan, base.payload, exchange)
     payload = to_bytes(aggregate(start, updates, weights, plan.grid))
     model = GlobalModel(run=plan.run, round=number, payload=reference(payload), participants=tuple(sorted(updates)))
+    if earlier is not None and earlier != model:
+        raise MessageRefused(
+            f"round {number}: the model in the exchange is not the sum of its updates; start over with"
+            " `fedmed run --force`"
+        )
     exchange.post(model, payload)
-    return model, refused
+    return model, {**refused, **late}
 
 
 def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exchange) -> RoundRecord:
@@ -131,13 +140,10 @@ def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exc
     model = model_of(plan.run, number, exchange)
     sites = {site: SiteRound(refused=reason) for site, reason in refused.items()}
     for site in plan.participants:
-        update = (
-            exchange.find(Address(plan.run, number, "update", site, COORDINATOR))
-            if site in model.participants
-            else None
-        )
-        evaluation = exchange.find(Address(plan.run, number, "evaluation", site, COORDINATOR))
-        if isinstance(evaluation, RoundEvaluation) and evaluation.model != model.payload.sha256:
+        took_part = site in model.participants
+        update = _at(exchange, Address(plan.run, number, "update", site, COORDINATOR), Update) if took_part else None
+        evaluation = _at(exchange, Address(plan.run, number, "evaluation", site, COORDINATOR), RoundEvaluation)
+        if evaluation is not None and evaluation.model != model.payload.sha256:
             evaluation = None
         if site in refused or (update is None and evaluation is None):
             continue
@@ -174,6 +180,14 @@ def choose_round(rounds: Sequence[RoundRecord]) -> RoundRecord:
     return min(told, key=lambda entry: entry[:2])[2] if told else rounds[-1]
 
 
+def _at(exchange: Exchange, address: Address, kind: type[M]) -> M | None:
+    """The message at an address, or None if there is none or it is not what it should be."""
+    try:
+        return fetch(exchange, address, kind)
+    except ExchangeError:
+        return None
+
+
 def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Exchange) -> Tensor:
     where = f"{message.sender}, round {message.round}"
     if message.sender not in plan.participants:
@@ -182,6 +196,10 @@ def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Ex
         raise MessageRefused(f"{where}: the update was made under another plan")
     if message.base != base.payload.sha256:
         raise MessageRefused(f"{where}: the update is on another model than the one that was sent")
+    if message.weight != STRATEGIES[plan.aggregation.strategy](message.rows):
+        raise MessageRefused(
+            f"{where}: weight {message.weight} is not what {plan.aggregation.strategy} gives for its rows"
+        )
     if message.weight != (agreed := plan.weights[message.sender]):
         raise MessageRefused(
             f"{where}: it weighs {message.weight}; by the rows it was admitted with it weighs {agreed}"

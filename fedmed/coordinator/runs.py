@@ -31,16 +31,16 @@ def read_admissions(workspace: Workspace) -> Admissions:
         raise WorkspaceError(f"{workspace.admission_file}: not an admission; run `fedmed validate`") from None
 
 
-def begin_run(workspace: Workspace, run: str) -> None:
+def begin_run(workspace: Workspace, run: str, *, force: bool = False) -> None:
     """Make ready for a run.
 
     A run that was cut short goes on: what its hospitals have answered stays in the exchange and is not computed again.
-    A run that was finished and is asked for again is computed anew, from nothing.
+    A run that was finished and is asked for again is computed anew, from nothing, and so is any run with `force`.
     """
     finished = _mark(workspace, run)
-    if finished.exists():
+    if force or finished.exists():
         workspace.exchange().discard(run)
-        finished.unlink()
+        finished.unlink(missing_ok=True)
 
 
 def finish_run(workspace: Workspace, run: str) -> None:

@@ -203,8 +203,8 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
 
 def _column(values: pd.Series, column: Column, name: str) -> pd.Series:
     if column.type == "category":
-        codes = {_code(code) for code in column.missing_codes} | MISSING
-        coded = [_code(value) for value in values]
+        codes = {as_code(code) for code in column.missing_codes} | MISSING
+        coded = [as_code(value) for value in values]
         return pd.Series([None if code in codes else code for code in coded], dtype=object)
     numeric = [float(code) for code in column.missing_codes if isinstance(code, float | int)]
     words = [code for code in column.missing_codes if isinstance(code, str)]
@@ -252,7 +252,7 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _code(value: Any) -> str:
+def as_code(value: Any) -> str:
     """A category's code as text: 1, 1.0 and "1.0" are the same code."""
     text = _text(value)
     whole, point, zeros = text.partition(".")

@@ -7,14 +7,14 @@ payloads/<first two digits>/<sha256>
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
+import stat
 from pathlib import Path
 from typing import Any
 
 from fedmed.errors import MessageConflict, MessageMissing, MessageRefused
 from fedmed.exchange.base import LARGEST_PAYLOAD, check_payload, check_post
 from fedmed.exchange.messages import LARGEST_MESSAGE, Address, Message, Payload, decode, encode
-from fedmed.files import create_exclusively
+from fedmed.files import create_exclusively, write_atomically
 
 
 class FolderExchange:
@@ -28,9 +28,9 @@ class FolderExchange:
         check_post(message, payload)
         if payload is not None and message.payload is not None:
             target = self._payload_path(message.payload)
-            with suppress(FileExistsError):  # the same bytes: another message, or another site, has posted them
-                if not target.exists():
-                    create_exclusively(target, payload)
+            # The same bytes may stand there already, posted with another message; damaged ones are replaced.
+            if not target.is_file() or target.read_bytes() != payload:
+                write_atomically(target, payload)
         path = self._path(message.address)
         data = encode(message)
         try:
@@ -45,6 +45,8 @@ class FolderExchange:
         """See :class:`~fedmed.exchange.base.Exchange`."""
         path = self._path(address)
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise MessageRefused(f"{path.name}: expected a file, got something else")
             if path.stat().st_size > LARGEST_MESSAGE:
                 raise MessageRefused(f"{path.name}: expected at most {LARGEST_MESSAGE} bytes")
             return decode(path.read_bytes())
@@ -55,7 +57,11 @@ class FolderExchange:
         """See :class:`~fedmed.exchange.base.Exchange`."""
         path = self._payload_path(reference)
         try:
-            if path.stat().st_size != reference.size or reference.size > LARGEST_PAYLOAD:
+            if (
+                not stat.S_ISREG(path.lstat().st_mode)
+                or path.stat().st_size != reference.size
+                or reference.size > LARGEST_PAYLOAD
+            ):
                 raise MessageRefused(f"payload {reference.sha256[:12]}…: expected {reference.size} bytes, got others")
             return check_payload(path.read_bytes(), reference)
         except FileNotFoundError:

@@ -11,6 +11,9 @@ from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.aggregation.strategies import AggregationOptions
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
+from fedmed.evaluation.comparison import Comparison
+from fedmed.evaluation.curves import CalibrationBin, RocCurve
+from fedmed.evaluation.measurement import Measurement
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions
 from fedmed.training.local import TrainingOptions
@@ -65,12 +68,13 @@ class Message(Record):
 
 
 class Invitation(Message):
-    """Coordinator to site: what to do, on which model, under which plan."""
+    """Coordinator to site: what to do, on which partition and model, under which plan."""
 
     kind: Literal["invitation"] = "invitation"
     sender: Party = COORDINATOR
     purpose: Purpose
     minimum_cell: int = Field(ge=5)
+    fingerprint: Digest
     plan: Digest | None = None
     models: dict[str, Payload] = {}
     resamples: int = Field(0, ge=0)
@@ -89,6 +93,7 @@ class Plan(Message):
     recipient: Party = EVERYONE
     participants: tuple[Party, ...]
     weights: dict[Party, int]
+    fingerprints: dict[Party, Digest]
     cohort: Cohort
     statistics: InputStatistics
     network: ModelOptions
@@ -141,8 +146,8 @@ class Update(Message):
     plan: Digest
     base: Digest
     weight: int = Field(ge=1)
-    rows: int = Field(ge=1)
-    loss: float
+    rows: int = Field(ge=1, le=10**9)
+    loss: float = Field(ge=0, le=10**9)
     payload: Payload
 
 
@@ -155,11 +160,11 @@ class RoundEvaluation(Message):
     kind: Literal["evaluation"] = "evaluation"
     recipient: Party = COORDINATOR
     model: Digest
-    rows: int | None
-    log_loss: float | None
-    accuracy: float | None
-    auroc: float | None
-    brier: float | None
+    rows: int | None = Field(ge=1, le=10**9)
+    log_loss: float | None = Field(ge=0, le=10**9)
+    accuracy: float | None = Field(ge=0, le=1)
+    auroc: float | None = Field(ge=0, le=1)
+    brier: float | None = Field(ge=0, le=1)
 
 
 class TestReport(Message):
@@ -170,9 +175,10 @@ class TestReport(Message):
     kind: Literal["report"] = "report"
     recipient: Party = COORDINATOR
     models: dict[str, Digest]
-    measurements: dict[str, dict[str, Any]]
-    comparison: dict[str, Any]
-    curves: dict[str, Any]
+    measurements: dict[str, dict[str, Measurement]]
+    comparison: Comparison
+    roc: RocCurve | None
+    calibration: tuple[CalibrationBin, ...] | None
 
 
 AnyMessage = Annotated[

@@ -140,7 +140,7 @@ def _judged(client: MlflowClient, options: RegistryOptions, run: Run, holder: st
     champion, reason = better(options.champion, _at_sites(ours, metric), _at_sites(other, metric), int(holder))
     before, now = _fingerprints(other), _fingerprints(ours)
     changed = sorted(site for site in before.keys() & now.keys() if before[site] != now[site])
-    return champion, reason + (f"; since then the records of {', '.join(changed)} have changed" if changed else "")
+    return champion, reason + (f"; since then the partitions of {', '.join(changed)} have changed" if changed else "")
 
 
 def _at_sites(run: Run, metric: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from fedmed.data.cohort import Cohort, Column
 from fedmed.data.contract import rows_outside
-from fedmed.data.reading import MISSING
+from fedmed.data.reading import MISSING, as_code
 from fedmed.errors import RecordsError
 from fedmed.evaluation.metrics import THRESHOLD
 from fedmed.models.bundle import ModelBundle
@@ -98,6 +98,9 @@ def _missing_marked(values: pd.Series, column: Column) -> pd.Series:
     else:
         codes = [*MISSING, *(str(code) for code in column.missing_codes)]
     loose = values.astype("object")
+    if column.categories is not None:
+        # A client that sends the code 1 as a number means the category "1".
+        loose = loose.map(lambda code: as_code(code) if isinstance(code, int | float) and code == code else code)
     return loose.where(~(loose.isin(codes) | loose.isna()), None)
 
 

@@ -72,6 +72,8 @@ def answer(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Receip
     invitation = invitation.model_copy(update={"minimum_cell": cell})
     started = time.perf_counter()
     topic = ANSWER_TOPICS[invitation.purpose]
+    if invitation.purpose != "validate" and open_session(home).manifest.fingerprint != invitation.fingerprint:
+        raise MessageRefused(f"{home.name}: the partition is not the one with which it was admitted; validate it again")
     earlier = exchange.find(Address(invitation.run, invitation.round, topic, home.name, COORDINATOR))
     if earlier is not None:
         _same_question(earlier, invitation, home)
@@ -101,6 +103,13 @@ def _validate(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Ans
         failed: tuple[str, ...] = ("partition: opens under the hospital's key",)
         return Answer(
             _admission(home, invitation, admitted=False, failed=failed, expectations=0, fingerprint=None, rows={})
+        )
+    if fingerprint != invitation.fingerprint:
+        failed = ("partition: the one that its receipt names",)
+        return Answer(
+            _admission(
+                home, invitation, admitted=False, failed=failed, expectations=0, fingerprint=fingerprint, rows={}
+            )
         )
     return Answer(
         _admission(

@@ -75,14 +75,10 @@ def report(
         round=invitation.round,
         sender=home.name,
         models={name: payload.sha256 for name, payload in invitation.models.items()},
-        measurements={
-            name: {metric: figure.model_dump() for metric, figure in table.items()} for name, table in measured.items()
-        },
-        comparison={**comparison.model_dump(), "sentence": comparison.sentence},
-        curves={
-            "roc": roc.model_dump() if roc else None,
-            "calibration": [entry.model_dump() for entry in calibration] if calibration else None,
-        },
+        measurements=measured,
+        comparison=comparison,
+        roc=roc,
+        calibration=calibration,
     )
 
 

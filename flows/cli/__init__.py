@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import click
@@ -51,6 +53,8 @@ cli.add_command(run.stage)
 
 def main() -> None:
     """Run the command line; end with the exit code that the error says."""
+    for polite in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(polite, signal.default_int_handler)  # as Ctrl-C: what was started is ended
     try:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -63,3 +67,9 @@ def main() -> None:
     except FedMedError as problem:
         Console.fail(problem, as_json="--json" in sys.argv)
         sys.exit(problem.exit_code)
+    except Exception as problem:  # a trace may quote a cell, and helps nobody at a hospital
+        if os.environ.get("FEDMED_DEBUG"):
+            raise
+        unforeseen = FedMedError(f"something unforeseen: {type(problem).__name__}. FEDMED_DEBUG=1 shows the trace.")
+        Console.fail(unforeseen, as_json="--json" in sys.argv)
+        sys.exit(1)

@@ -30,8 +30,8 @@ def run(console: Console, *, force: bool) -> None:
         document, text = summarise(workspace)
         console.result({**document, "ran": []}, f"Everything is up to date.\n\n{text}")
         return
-    workspace.journal().begin(force=force)
-    with following(workspace.journal(), shown=not console.quiet) as progress:
+    with workspace.lease(), following(workspace.journal(), shown=not console.quiet) as progress:
+        workspace.journal().begin(force=force)
         progress.doing("starting Prefect")
         with prefect_environment(workspace.root):
             from flows.federated_training import federated_training
@@ -95,8 +95,8 @@ def stage(console: Console, name: str, site: str | None) -> None:
     workspace = console.open()
     if name == "partition" and site is None:
         raise click.UsageError("the stage `partition` needs --site")
-    workspace.journal().begin(stage=name)
-    with prefect_environment(workspace.root):
+    with workspace.lease(), prefect_environment(workspace.root):
+        workspace.journal().begin(stage=name)
         from flows.federated_training import federated_training
 
         federated_training(workspace=str(workspace.root), stages=[f"{name}@{site}" if site else name])

@@ -56,7 +56,7 @@ def _training(workspace: Workspace, document: dict[str, Any], lines: list[str]) 
 def _test(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
     evaluation = read_evaluation(workspace.evaluation_folder)
     document["test"] = evaluation_table(evaluation)
-    document["findings"] = {site: report.comparison["sentence"] for site, report in evaluation.sites.items()}
+    document["findings"] = {site: report.comparison.sentence for site, report in evaluation.sites.items()}
     document["mean_test_accuracy"] = dict(
         zip(("value", "hospitals"), evaluation.mean("federated", "accuracy"), strict=True)
     )
@@ -64,7 +64,7 @@ def _test(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> N
     mean, hospitals = evaluation.mean("federated", "accuracy")
     if mean is not None:
         lines.append(f"  mean over {hospitals} of {len(evaluation.sites)} hospitals: {mean:.4f}")
-    lines += [f"  {report.comparison['sentence']}" for report in evaluation.sites.values()]
+    lines += [f"  {report.comparison.sentence}" for report in evaluation.sites.values()]
     lines += [f"  {site} was not tested: {reason}" for site, reason in evaluation.failed.items()]
 
 
@@ -76,7 +76,7 @@ def _registered(workspace: Workspace, document: dict[str, Any], lines: list[str]
     document["registered"] = answer.model_dump()
     lines += [
         "",
-        f"Registered  {answer.model} version {answer.version} ({', '.join(answer.aliases)})",
+        f"Registered  {answer.model} version {answer.version} (then {', '.join(answer.aliases)})",
         f"            {answer.reason}",
     ]
 

@@ -418,7 +418,7 @@ def test_served_champion_answers_as_the_bundle_does(tracking: Path, release: Cal
         address = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
-                urllib.request.urlopen(f"{address}/ping", timeout=2).close()  # noqa: S310  # loopback
+                urllib.request.urlopen(f"{address}/ping", timeout=2).close()  # loopback
                 break
             except OSError:
                 assert server.poll() is None, "the scoring server stopped"
@@ -452,10 +452,10 @@ def test_served_champion_answers_as_the_bundle_does(tracking: Path, release: Cal
 
 
 def _post(address: str, content: Any) -> Any:
-    request = urllib.request.Request(f"{address}/invocations", json.dumps(content).encode())  # noqa: S310  # loopback
+    request = urllib.request.Request(f"{address}/invocations", json.dumps(content).encode())  # loopback
     request.add_header("Content-Type", "application/json")
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  # loopback
+        with urllib.request.urlopen(request, timeout=30) as answer:  # loopback
             return json.load(answer)
     except urllib.error.HTTPError as problem:
         return json.load(problem)
