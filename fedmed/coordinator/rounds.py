@@ -196,13 +196,13 @@ def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Ex
         raise MessageRefused(f"{where}: the update was made under another plan")
     if message.base != base.payload.sha256:
         raise MessageRefused(f"{where}: the update is on another model than the one that was sent")
-    if message.weight != STRATEGIES[plan.aggregation.strategy](message.rows):
-        raise MessageRefused(
-            f"{where}: weight {message.weight} is not what {plan.aggregation.strategy} gives for its rows"
-        )
     if message.weight != (agreed := plan.weights[message.sender]):
         raise MessageRefused(
             f"{where}: it weighs {message.weight}; by the rows it was admitted with it weighs {agreed}"
+        )
+    if message.weight != STRATEGIES[plan.aggregation.strategy](message.rows):
+        raise MessageRefused(
+            f"{where}: weight {message.weight} is not what {plan.aggregation.strategy} gives for its rows"
         )
     kind = "I32" if plan.grid.bits == 32 else "I64"
     values = sum(math.prod(layout.shape) for layout in _layout(plan).values())

@@ -72,13 +72,15 @@ def answer(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Receip
     invitation = invitation.model_copy(update={"minimum_cell": cell})
     started = time.perf_counter()
     topic = ANSWER_TOPICS[invitation.purpose]
-    if invitation.purpose != "validate" and open_session(home).manifest.fingerprint != invitation.fingerprint:
-        raise MessageRefused(f"{home.name}: the partition is not the one with which it was admitted; validate it again")
     earlier = exchange.find(Address(invitation.run, invitation.round, topic, home.name, COORDINATOR))
     if earlier is not None:
         _same_question(earlier, invitation, home)
         message: Message = earlier
     else:
+        if invitation.purpose != "validate" and open_session(home).manifest.fingerprint != invitation.fingerprint:
+            raise MessageRefused(
+                f"{home.name}: the partition is not the one with which it was admitted; validate it again"
+            )
         message, payload = ANSWERS[invitation.purpose](home, invitation, exchange)
         exchange.post(message, payload)
     data = encode(message)

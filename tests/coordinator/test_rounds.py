@@ -28,7 +28,7 @@ from fedmed.coordinator.rounds import (
     weights_of,
 )
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.partition import read_partition
+from fedmed.data.partition import read_manifest, read_partition
 from fedmed.data.split import SplitOptions
 from fedmed.errors import MessageRefused, QuorumNotMet
 from fedmed.exchange.base import Exchange, fetch, reference
@@ -75,6 +75,7 @@ class Round:
         self.plan = Plan(
             run="run-1",
             participants=SITES,
+            fingerprints=dict.fromkeys(SITES, "a" * 64),
             weights=ROWS if strategy == "fedavg" else dict.fromkeys(SITES, 1),
             cohort=SMALL,
             statistics=InputStatistics(mean={"age": 50, "weight": 70}, deviation={"age": 10, "weight": 9}),
@@ -454,8 +455,8 @@ def test_a_plan_pools_statistics_and_its_grid_holds_the_sum_of_all_weights() -> 
     assert start["weight"].tolist() == [[0.0, 0.0]]
     equal = make_plan("run-1", settings(), SMALL, admissions(rows=20), SITES, exchange)
     assert equal.digest == plan.digest
-    later = make_plan("run-1", settings(training={"l2": 0.5}), SMALL, admissions(rows=20), SITES, exchange)
-    assert later == plan  # nothing of a run changes once it is agreed
+    with pytest.raises(MessageRefused, match="start over"):  # nothing of a run changes once it is agreed
+        make_plan("run-1", settings(training={"l2": 0.5}), SMALL, admissions(rows=20), SITES, exchange)
 
 
 @pytest.mark.parametrize(
@@ -464,16 +465,17 @@ def test_a_plan_pools_statistics_and_its_grid_holds_the_sum_of_all_weights() -> 
 def test_statistics_of_another_form_make_no_plan(payload: bytes) -> None:
     exchange = MemoryExchange()
     post_sums(exchange, "north", payload)
-    with pytest.raises(MessageRefused):
+    with pytest.raises(QuorumNotMet, match="north: its statistics could not be used"):
         make_plan("run-1", settings(), SMALL, admissions(), ["north"], exchange)
     assert exchange.find(Address("run-1", 0, "plan", COORDINATOR, "everyone")) is None
 
 
 def test_a_site_that_may_not_tell_its_rows_cannot_be_weighed() -> None:
     exchange = MemoryExchange()
-    post_sums(exchange, "north", sums(40.0))
+    for site in ("north", "south"):
+        post_sums(exchange, site, sums(40.0))
     with pytest.raises(QuorumNotMet, match="north: too few training rows"):
-        make_plan("run-1", settings(), SMALL, admissions(rows=None), ["north"], exchange)
+        make_plan("run-1", settings(), SMALL, admissions(rows=None), ["north", "south"], exchange)
 
 
 # Two rounds of three real hospitals.
@@ -500,7 +502,7 @@ def two_rounds(homes: dict[str, SiteHome], order: tuple[str, ...], workers: int,
             admitted=True,
             failed=(),
             expectations=9,
-            fingerprint=None,
+            fingerprint=read_manifest(home.partition, home.vault()).fingerprint,
             rows={"train": len(read_partition(home.partition, home.vault())["train"])},
         )
         for name, home in homes.items()
@@ -512,8 +514,9 @@ def two_rounds(homes: dict[str, SiteHome], order: tuple[str, ...], workers: int,
             for done in [pool.submit(answer, homes[site], by_site[site], exchange) for site in order]:
                 done.result()
 
-    ask(invite_to_statistics("run-1", HOSPITALS, chosen))
-    plan = make_plan("run-1", chosen, HEART, Admissions(validation="v", sites=told), order, exchange)
+    admitted = Admissions(validation="v", sites=told)
+    ask(invite_to_statistics("run-1", admitted, chosen))
+    plan = make_plan("run-1", chosen, HEART, admitted, order, exchange)
     digests = [plan.digest]
     for number in (1, 2):
         base = model_of("run-1", number - 1, exchange)

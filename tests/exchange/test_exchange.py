@@ -203,7 +203,7 @@ def test_a_message_goes_where_it_says_it_belongs() -> None:
     assert message(number=3).address == Address("run-1", 3, "statistics", "north", COORDINATOR)
     model = GlobalModel(run="run-1", payload=reference(BYTES))
     assert model.address == Address("run-1", 0, "model", COORDINATOR, EVERYONE)
-    invitation = Invitation(run="run-1", recipient="north", purpose="train", minimum_cell=11)
+    invitation = Invitation(run="run-1", recipient="north", purpose="train", minimum_cell=11, fingerprint="f" * 64)
     assert invitation.address == Address("run-1", 0, "invite-train", COORDINATOR, "north")
 
 

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,9 @@ from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.aggregation.strategies import AggregationOptions
 from fedmed.data.cohort import read_cohort
 from fedmed.errors import MessageRefused
+from fedmed.evaluation.comparison import compare
+from fedmed.evaluation.curves import CalibrationBin, RocCurve
+from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.messages import (
     LARGEST_MESSAGE,
     Admission,
@@ -38,14 +42,31 @@ from fedmed.training.recalibration import PersonalOptions
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 FILE = Payload(sha256="a" * 64, size=5)
+COMPARISON = compare(
+    "north",
+    [0, 1] * 30,
+    federated=[0.2, 0.8] * 30,
+    own=None,
+    majority=0,
+    resamples=100,
+    generator=np.random.default_rng(1),
+)
 MESSAGES: dict[str, Message] = {
     "invitation": Invitation(
-        run="r", round=2, recipient="north", purpose="train", minimum_cell=11, plan="b" * 64, models={"federated": FILE}
+        run="r",
+        round=2,
+        recipient="north",
+        purpose="train",
+        minimum_cell=11,
+        fingerprint="f" * 64,
+        plan="b" * 64,
+        models={"federated": FILE},
     ),
     "plan": Plan(
         run="r",
         participants=("north", "south"),
         weights={"north": 300, "south": 252},
+        fingerprints={"north": "f" * 64, "south": "e" * 64},
         cohort=HEART,
         statistics=InputStatistics(mean={"age": 53.510869565217391}, deviation={"age": 0.1}),
         network=ModelOptions(),
@@ -76,9 +97,10 @@ MESSAGES: dict[str, Message] = {
         round=1,
         sender="north",
         models={"federated": "c" * 64},
-        measurements={"federated": {"auroc": {"value": 0.81, "low": None}}},
-        comparison={"sentence": "Federating helped."},
-        curves={"roc": None},
+        measurements={"federated": {"auroc": Measurement(value=0.81)}},
+        comparison=COMPARISON,
+        roc=None,
+        calibration=None,
     ),
 }
 every_message = pytest.mark.parametrize("kind", MESSAGES)
@@ -205,11 +227,12 @@ def test_a_message_is_frozen() -> None:
 parties = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 payloads = st.builds(Payload, sha256=digests, size=st.integers(0, 2**40))
-finite = st.floats(allow_nan=False, allow_infinity=False)
-counts = st.none() | st.integers(0, 10**9)
+losses = st.floats(0, 1e9)
+shares = st.none() | st.floats(0, 1)
+counts = st.none() | st.integers(1, 10**9)
 shared = {"run": parties, "round": st.integers(0, 10**6), "sender": parties, "recipient": parties}
-plain = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | st.text(max_size=5)
-tables = st.dictionaries(st.text(max_size=5), plain, max_size=3)
+figures = st.builds(Measurement, value=st.floats(-1e6, 1e6)) | st.just(Measurement(reason="suppressed", low=0.65))
+tables = st.dictionaries(st.text(max_size=5), figures, max_size=3)
 any_message = st.one_of(
     st.builds(
         Update,
@@ -217,8 +240,8 @@ any_message = st.one_of(
         plan=digests,
         base=digests,
         weight=st.integers(1),
-        rows=st.integers(1),
-        loss=finite,
+        rows=st.integers(1, 10**9),
+        loss=losses,
         payload=payloads,
     ),
     st.builds(
@@ -226,10 +249,10 @@ any_message = st.one_of(
         **shared,
         model=digests,
         rows=counts,
-        log_loss=st.none() | finite,
-        accuracy=finite,
-        auroc=finite,
-        brier=finite,
+        log_loss=st.none() | losses,
+        accuracy=shares,
+        auroc=shares,
+        brier=shares,
     ),
     st.builds(Statistics, **shared, payload=payloads),
     st.builds(GlobalModel, **shared, payload=payloads, participants=st.lists(parties, max_size=3).map(tuple)),
@@ -247,14 +270,16 @@ any_message = st.one_of(
         **shared,
         models=st.dictionaries(parties, digests, max_size=2),
         measurements=st.dictionaries(parties, tables, max_size=2),
-        comparison=tables,
-        curves=tables,
+        comparison=st.just(COMPARISON),
+        roc=st.none() | st.just(RocCurve(true_positive_rate=(0.0, 0.5, 1.0))),
+        calibration=st.none() | st.just((CalibrationBin(mean_prediction=0.2, observed_share=0.25, rows=40),)),
     ),
     st.builds(
         Invitation,
         **shared,
         purpose=st.sampled_from(["validate", "statistics", "train", "evaluate", "test"]),
         minimum_cell=st.integers(5, 100),
+        fingerprint=digests,
         plan=st.none() | digests,
         models=st.dictionaries(parties, payloads, max_size=2),
         resamples=st.integers(0, 10**5),

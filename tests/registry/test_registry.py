@@ -249,7 +249,7 @@ def test_changed_records_are_named_in_the_reason(tracking: Path, release: Callab
     register(release(), OPTIONS, tracking)
     lineage = {"sites": {"cleveland": {"fingerprint": "ff" * 32}, "hungarian": {"fingerprint": "c2" * 32}}}
     reason = register(release("77aa", cleveland=0.3, lineage=lineage), OPTIONS, tracking).reason
-    assert reason.endswith("since then the records of cleveland have changed")
+    assert reason.endswith("since then the partitions of cleveland have changed")
 
 
 def test_other_cohort_is_a_persons_decision(tracking: Path, release: Callable[..., Release]) -> None:

@@ -16,7 +16,7 @@ import torch
 from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.aggregation.strategies import AggregationOptions, encode_update
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.partition import read_partition
+from fedmed.data.partition import read_manifest, read_partition
 from fedmed.data.reading import read_embedded
 from fedmed.data.split import SplitOptions
 from fedmed.errors import MessageMissing, MessageRefused, PartitionDamaged, SiteFailed
@@ -56,13 +56,21 @@ FEATURES = len(feature_names(HEART))
 ZERO = {"weight": torch.zeros(1, FEATURES), "bias": torch.zeros(1)}
 
 
+def fingerprint_of(home: SiteHome) -> str:
+    return read_manifest(home.partition, home.vault()).fingerprint
+
+
+PRINTS: dict[str, str] = {}
+"""Hospital → the fingerprint of its partition, with which it would have been admitted."""
+
+
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteHome]:
     """Two of the embedded hospitals, partitioned; tests leave them as they are."""
     root = tmp_path_factory.mktemp("sites")
     homes = {name: SiteHome(root / name) for name in ("cleveland", "hungarian")}
     for home in homes.values():
-        partition_records(home, HEART, SplitOptions())
+        PRINTS[home.name] = partition_records(home, HEART, SplitOptions())[0].fingerprint
     return homes
 
 
@@ -79,6 +87,7 @@ class Run:
         self.plan = Plan(
             run=run,
             participants=participants or ("cleveland", "hungarian"),
+            fingerprints=dict.fromkeys(participants or ("cleveland", "hungarian"), "f" * 64),
             weights=dict.fromkeys(participants or ("cleveland", "hungarian"), 500),
             cohort=cohort,
             statistics=STATISTICS,
@@ -104,6 +113,7 @@ class Run:
             "recipient": "cleveland",
             "purpose": purpose,
             "minimum_cell": 11,
+            "fingerprint": PRINTS.get(str(changes.get("recipient", "cleveland")), "f" * 64),
             "plan": self.plan.digest,
             "models": {"federated": self.model.model_dump()},
             "resamples": 100,
@@ -332,7 +342,7 @@ def test_no_answer_holds_a_value_a_row_or_a_patient(tmp_path: Path) -> None:
     run = Run()
     for purpose in ANSWER_TOPICS:
         with kept_at_home(home):
-            answer(home, run.invite(purpose), run.exchange)
+            answer(home, run.invite(purpose, fingerprint=fingerprint_of(home)), run.exchange)
     left = b""
     for topic in ANSWER_TOPICS.values():
         message = run.exchange.find(run.address(topic))
@@ -359,10 +369,21 @@ def test_a_hospital_with_few_validation_rows_tells_none_of_its_figures(tmp_path:
     home = with_a_planted_patient(tmp_path, keep=60)  # 15 % of 60 rows: about nine
     assert len(read_partition(home.partition, home.vault())["validation"]) < 11
     run = Run()
-    receipt = answer(home, run.invite("evaluate"), run.exchange)
+    receipt = answer(home, run.invite("evaluate", fingerprint=fingerprint_of(home)), run.exchange)
     told = fetch(run.exchange, run.address("evaluation"), RoundEvaluation)
     assert (told.rows, told.log_loss, told.accuracy, told.auroc, told.brier) == (None,) * 5
     assert (receipt.rows, receipt.loss) == (None, None)
+
+
+def test_a_partition_that_was_changed_after_its_admission_is_not_trained_on(tmp_path: Path) -> None:
+    home = with_a_planted_patient(tmp_path, keep=150)
+    run = Run()
+    with pytest.raises(MessageRefused, match="not the one with which it was admitted"):
+        answer(home, run.invite("train"), run.exchange)
+    assert run.silent()
+    answer(home, run.invite("validate"), run.exchange)
+    admission = run.exchange.find(run.address("admission"))
+    assert (admission.admitted, admission.failed) == (False, ("partition: the one that its receipt names",))
 
 
 # What goes wrong at a hospital is told there.
