@@ -85,8 +85,12 @@ def test_mlflows_page_has_curves_lineage_and_the_champion(pages: dict[str, str],
     }
     assert {"training.learning_rate", "aggregation.strategy"} <= {p["key"] for p in run["params"]}
     tags = {tag["key"]: tag["value"] for tag in run["tags"]}
-    assert len(tags["lineage.cleveland.fingerprint"]) == 64
-    assert tags["lineage.cleveland.dvc"].endswith(".dir")
+    (page,) = (trained.root / "coordinator" / "mlflow").rglob(f"{version['mlflow_run_id']}/**/lineage.json")
+    lineage = json.loads(page.read_text())
+    assert len(lineage["sites"]["cleveland"]["fingerprint"]) == 64
+    assert lineage["sites"]["cleveland"]["fingerprint"].startswith(tags["lineage.cleveland"])
+    assert lineage["sites"]["cleveland"]["dvc"].endswith(".dir")
+    assert lineage["participants"]["3"] == ["cleveland", "hungarian", "switzerland", "va"]
     curve = get(f"{api}/metrics/get-history?run_id={version['mlflow_run_id']}&metric_key=validation_loss")["metrics"]
     assert [point["step"] for point in curve] == [1, 2, 3]
     champion = get(f"{api}/registered-models/alias?name=heart-disease&alias=champion")["model_version"]
