@@ -48,9 +48,8 @@ def write_partition(
     Raises:
         PartitionDamaged: if an earlier partition stands there and does not open; it is left as it is.
     """
-    tables = split(records, cohort.target.label(records[cohort.target.column]), options, site)
-    if cohort.target.column not in cohort.columns:
-        tables = {name: table.drop(columns=cohort.target.column) for name, table in tables.items()}
+    inputs = records.drop(columns=cohort.target.columns)
+    tables = split(inputs, cohort.target.label(records), options, site)
     manifest = Manifest(
         site=site,
         cohort=cohort,

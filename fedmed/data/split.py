@@ -34,11 +34,11 @@ def assign(patients: Sequence[str], labels: Sequence[int], options: SplitOptions
     """The split of every row.
 
     Patients are ordered, within their class, by a hash of (seed, site, patient), and cut at the declared shares. A
-    patient's class is positive if any of their rows is. A patient who is added moves at most a neighbour across a cut.
+    patient's class is the highest of their rows'. A patient who is added moves at most a neighbour across a cut.
 
     Args:
         patients: one identity a row; rows of the same identity stay together.
-        labels: 0 or 1, one a row.
+        labels: the class, one a row; of a survival target, whether the event came.
         options: shares and seed.
         site: the hospital's name.
 
@@ -52,12 +52,13 @@ def assign(patients: Sequence[str], labels: Sequence[int], options: SplitOptions
     >>> [str(name) for name in assign(["a", "b", "c", "d"], [0, 0, 0, 0], halves, "x")]
     ['train', 'train', 'test', 'validation']
     """
-    positive: dict[str, int] = {}
+    highest: dict[str, int] = {}
     for patient, label in zip(patients, labels, strict=True):
-        positive[patient] = max(label, positive.get(patient, 0))
+        highest[patient] = max(label, highest.get(patient, label))
+    ordered = sorted(highest, key=lambda patient: (derive(options.seed, site, patient), patient))
     split_of: dict[str, str] = {}
-    for label in (0, 1):
-        order = sorted((p for p in positive if positive[p] == label), key=lambda p: (derive(options.seed, site, p), p))
+    for label in set(highest.values()):
+        order = [patient for patient in ordered if highest[patient] == label]
         first = round(options.train * len(order))
         second = max(first, round((options.train + options.validation) * len(order)))
         for position, patient in enumerate(order):
@@ -65,9 +66,16 @@ def assign(patients: Sequence[str], labels: Sequence[int], options: SplitOptions
     return np.array([split_of[patient] for patient in patients], dtype=object)
 
 
-def split(records: pd.DataFrame, target: pd.Series, options: SplitOptions, site: str) -> dict[str, pd.DataFrame]:
-    """One hospital's three partitions, the label in column `target`; the order of `records` does not matter."""
-    names = assign(list(records[PATIENT]), list(target), options, site)
-    labelled = records.assign(**{TARGET: target})
+def split(records: pd.DataFrame, labels: pd.DataFrame, options: SplitOptions, site: str) -> dict[str, pd.DataFrame]:
+    """One hospital's three partitions, with the columns of `labels`; the order of the rows does not matter.
+
+    Args:
+        records: `patient` and the inputs.
+        labels: what :meth:`fedmed.data.cohort.Target.label` made of the same rows.
+        options: shares and seed.
+        site: the hospital's name.
+    """
+    names = assign(list(records[PATIENT]), list(labels[TARGET]), options, site)
+    labelled = pd.concat([records, labels], axis=1)
     ordered = labelled.assign(_split=names).sort_values([PATIENT, *labelled.columns.drop(PATIENT)], kind="stable")
     return {name: ordered[ordered["_split"] == name].drop(columns="_split").reset_index(drop=True) for name in SPLITS}

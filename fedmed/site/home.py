@@ -106,7 +106,7 @@ def partition_records(home: SiteHome, cohort: Cohort, options: SplitOptions) -> 
 
 
 def _declared(records: pd.DataFrame, cohort: Cohort, home: SiteHome) -> pd.DataFrame:
-    missing = [name for name in [*cohort.columns, cohort.target.column] if name not in records.columns]
+    missing = [name for name in [*cohort.columns, *cohort.target.columns] if name not in records.columns]
     if missing:
         raise RecordsError(
             f"{home.name}: the records were added under another declaration (column {', '.join(missing)} missing);"

@@ -137,7 +137,7 @@ def test_the_order_of_columns_is_part_of_the_digest(tmp_path: Path) -> None:
 )
 def test_a_target_rule_labels_its_column(rule: str, labels: list[int]) -> None:
     target = Target.model_validate({"name": "ill", "column": "x", "positive": rule})
-    assert target.label(pd.Series([-1.0, 0.0, 1.0, 2.0])).tolist() == labels
+    assert target.label(pd.DataFrame({"x": [-1.0, 0.0, 1.0, 2.0]}))["target"].tolist() == labels
 
 
 def test_the_cohort_that_ships_declares_thirteen_inputs() -> None:

@@ -108,7 +108,7 @@ def test_seed_and_site_give_other_splits() -> None:
 
 def test_no_rows_give_three_empty_tables() -> None:
     empty = pd.DataFrame({"patient": pd.Series([], dtype=object), "age": pd.Series([], dtype=float)})
-    tables = split(empty, pd.Series([], dtype="int64"), SplitOptions(), "north")
+    tables = split(empty, pd.DataFrame({"target": pd.Series([], dtype="int64")}), SplitOptions(), "north")
     assert {name: len(table) for name, table in tables.items()} == dict.fromkeys(SPLITS, 0)
 
 
@@ -123,7 +123,8 @@ def test_the_tables_are_the_same_whatever_the_order_of_the_records(
 ) -> None:
     def tables(lines: list[tuple[str, float, str | None]]) -> dict[str, pd.DataFrame]:
         records = pd.DataFrame(lines, columns=["patient", "age", "sex"]).astype({"patient": object, "sex": object})
-        return split(records, records["patient"].map(lambda patient: int(patient < "d")), SplitOptions(), "north")
+        labels = pd.DataFrame({"target": records["patient"].map(lambda patient: int(patient < "d"))})
+        return split(records, labels, SplitOptions(), "north")
 
     shuffled = list(rows)
     chance.shuffle(shuffled)
