@@ -15,8 +15,7 @@ from fedmed.data.cohort import Cohort
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, SettingsError
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Invitation, Plan, Statistics
-from fedmed.models.encoding import feature_names
-from fedmed.models.networks import build_network, initial_weights
+from fedmed.models.networks import initial_weights, network_for
 from fedmed.seeds import torch_generator
 from fedmed.settings import Settings
 from fedmed.weights import Layout, from_bytes, to_bytes
@@ -96,7 +95,7 @@ def make_plan(
             f"run {run}: the plan in the exchange is not the one that these parameters and hospitals give; start over"
             " with `fedmed run --force`"
         )
-    network = build_network(len(feature_names(cohort)), plan.network)
+    network = network_for(cohort, plan.network)
     start = to_bytes(initial_weights(network, torch_generator(plan.training.seed, "start")))
     exchange.post(GlobalModel(run=run, payload=reference(start)), start)
     exchange.post(plan)  # last: where there is a plan, there is a model to start from

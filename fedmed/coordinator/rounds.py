@@ -22,8 +22,7 @@ from fedmed.exchange.messages import (
     RoundEvaluation,
     Update,
 )
-from fedmed.models.encoding import feature_names
-from fedmed.models.networks import build_network
+from fedmed.models.networks import network_for, state_of
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout, Weights, from_bytes, layout_of, to_bytes
 
@@ -215,7 +214,7 @@ def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Ex
 
 
 def _layout(plan: Plan) -> dict[str, Layout]:
-    return layout_of(dict(build_network(len(feature_names(plan.cohort)), plan.network).named_parameters()))
+    return layout_of(state_of(network_for(plan.cohort, plan.network)))
 
 
 def _mean(parts: Sequence[tuple[float | None, int | None]]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from fedmed.data.cohort import Cohort
+from fedmed.data.cohort import Cohort, Target
 from fedmed.errors import MessageRefused, WorkspaceError
 from fedmed.files import write_atomically
-from fedmed.models.encoding import Encoder, InputStatistics, feature_names, raw_matrix
-from fedmed.models.networks import ModelOptions, build_network
+from fedmed.models.encoding import Encoder, InputStatistics, raw_matrix
+from fedmed.models.networks import ModelOptions, network_for, state_of
+from fedmed.models.survival import survival_curve
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout, Weights, from_bytes, layout_of, sha256, to_bytes
 
@@ -35,7 +37,7 @@ class ModelDescription(Record):
 
     def empty_network(self) -> nn.Module:
         """The network with unset parameters."""
-        return build_network(len(feature_names(self.cohort)), self.network)
+        return network_for(self.cohort, self.network)
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,15 @@ class ModelBundle:
     description: ModelDescription
     weights: Weights
 
-    def probabilities(self, rows: pd.DataFrame, shift: float = 0.0) -> np.ndarray:
-        """Probability of the positive class.
+    def predictions(self, rows: pd.DataFrame, shift: float | Sequence[float] = 0.0) -> np.ndarray:
+        """What the model says of each row; see :func:`predictions`.
 
         Args:
             rows: cleaned rows with the cohort's columns.
-            shift: a hospital's own shift of the intercept, in logits.
-
-        Returns:
-            float64 of shape `(rows,)`.
+            shift: a hospital's own shift of the outputs.
         """
-        return probabilities(self.description.empty_network(), self.weights, self.encode(rows), shift)
+        told = outputs(self.description.empty_network(), self.weights, self.encode(rows))
+        return predictions(told, self.description.cohort.target, self.description.network, shift)
 
     def encode(self, rows: pd.DataFrame) -> torch.Tensor:
         """The network's inputs for cleaned rows, float32 of shape `(rows, features)`."""
@@ -92,11 +92,45 @@ def load_bundle(folder: Path) -> ModelBundle:
 
 def expected_layout(description: ModelDescription) -> dict[str, Layout]:
     """The names, types and shapes that the weights of this model must have."""
-    return layout_of(dict(description.empty_network().named_parameters()))
+    return layout_of(state_of(description.empty_network()))
 
 
-def probabilities(network: nn.Module, weights: Weights, features: torch.Tensor, shift: float = 0.0) -> np.ndarray:
-    """Probabilities of the positive class from encoded features `(rows, features)`; float64 of shape `(rows,)`."""
+def outputs(network: nn.Module, weights: Weights, features: torch.Tensor) -> torch.Tensor:
+    """The network's outputs as it stands at prediction: float32 of shape `(rows, outputs)`.
+
+    Args:
+        network: gives the function; it is left in evaluation mode (no dropout, BatchNorm by its running statistics).
+        weights: its state, parameters and statistics.
+        features: encoded rows, of shape `(rows, *input shape)`.
+    """
+    network.eval()
     with torch.no_grad():
-        logits = torch.func.functional_call(network, dict(weights), (features,)).squeeze(1)
-        return torch.sigmoid(logits.double() + shift).numpy()
+        told: torch.Tensor = torch.func.functional_call(network, dict(weights), (features,))
+    return told
+
+
+def predictions(
+    outputs: torch.Tensor, target: Target, options: ModelOptions, shift: float | Sequence[float] = 0.0
+) -> np.ndarray:
+    """What a model says of each row.
+
+    Args:
+        outputs: of the network, of shape `(rows, k)`.
+        target: what is predicted.
+        options: of the network: whether survival is by Cox's model or in discrete time.
+        shift: a hospital's own shift of the outputs: one number, or one a column. It does not change a Cox model.
+
+    Returns:
+        float64. Binary: probability of the positive class, `(rows,)`. Multiclass: of every class, `(rows, classes)`.
+        Survival by Cox: log relative hazard, `(rows,)`; in discrete time: probability of no event by the end of each
+        interval, `(rows, intervals)`.
+    """
+    logits = outputs.double()
+    if target.kind == "survival" and options.survival == "cox":
+        return logits.squeeze(1).numpy()
+    logits = logits + torch.as_tensor(shift, dtype=torch.float64)
+    if target.kind == "survival":
+        return survival_curve(logits).numpy()
+    if target.kind == "multiclass":
+        return torch.softmax(logits, dim=1).numpy()
+    return torch.sigmoid(logits.squeeze(1)).numpy()

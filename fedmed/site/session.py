@@ -14,8 +14,8 @@ from fedmed.data.cohort import TARGET
 from fedmed.data.partition import MANIFEST, Manifest, read_manifest, read_partition
 from fedmed.errors import MessageRefused
 from fedmed.exchange.messages import Plan
-from fedmed.models.encoding import Encoder, InputStatistics, feature_names, raw_matrix
-from fedmed.models.networks import build_network
+from fedmed.models.encoding import Encoder, InputStatistics, raw_matrix
+from fedmed.models.networks import network_for
 from fedmed.site.home import SiteHome
 from fedmed.training.recalibration import shift_of
 from fedmed.weights import Weights
@@ -67,7 +67,7 @@ class SiteSession:
                     raise MessageRefused(f"{self.home.name}: the plan does not name this hospital")
                 self._desk = Desk(
                     plan,
-                    build_network(len(feature_names(plan.cohort)), plan.network),
+                    network_for(plan.cohort, plan.network),
                     self.encode(plan.statistics),
                 )
             return self._desk

@@ -26,8 +26,8 @@ from fedmed.data.cohort import read_cohort
 from fedmed.errors import RegistryError
 from fedmed.evaluation.measurement import NOT_ESTIMABLE, SUPPRESSED, Measurement
 from fedmed.models.bundle import ModelBundle, ModelDescription
-from fedmed.models.encoding import InputStatistics, feature_names
-from fedmed.models.networks import ModelOptions, build_network
+from fedmed.models.encoding import InputStatistics
+from fedmed.models.networks import ModelOptions, network_for
 from fedmed.registry import ChampionRule, RegistryOptions, Release, better, load, models, promote, register
 from fedmed.registry.store import opened
 from fedmed.serving.prediction import example
@@ -47,7 +47,7 @@ def tiny_bundle(run: str, seed: int = 0) -> ModelBundle:
     )
     options = ModelOptions()
     generator = torch.Generator().manual_seed(seed)
-    network = build_network(len(feature_names(cohort)), options)
+    network = network_for(cohort, options)
     weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in network.named_parameters()}
     description = ModelDescription(
         cohort=cohort, network=options, statistics=statistics, run=run, round=2, weights=sha256(to_bytes(weights))

@@ -13,8 +13,8 @@ from fedmed.data.cohort import read_cohort
 from fedmed.data.reading import read_rows
 from fedmed.errors import RecordsError
 from fedmed.models.bundle import ModelBundle, ModelDescription
-from fedmed.models.encoding import InputStatistics, feature_names
-from fedmed.models.networks import ModelOptions, build_network
+from fedmed.models.encoding import InputStatistics
+from fedmed.models.networks import ModelOptions, network_for
 from fedmed.serving.prediction import as_declared, example, predict
 from fedmed.weights import sha256, to_bytes
 
@@ -29,7 +29,7 @@ def bundle() -> ModelBundle:
         deviation={name: (high - low) / 6 for name, (low, high) in ranges.items()},
     )
     generator = torch.Generator().manual_seed(1)
-    network = build_network(len(feature_names(COHORT)), ModelOptions())
+    network = network_for(COHORT, ModelOptions())
     weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in network.named_parameters()}
     description = ModelDescription(
         cohort=COHORT,
