@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Literal, Self, TypeVar
 
@@ -23,6 +23,7 @@ FEWEST_RESAMPLES = 100
 FEWEST_PER_CLASS = 10
 UNDEFINED_AT_MOST = 0.025
 DECIMALS = 4
+COUNTS = frozenset({"rows", "events"})
 _Z = 1.959963984540054  # the 97.5 % point of the normal distribution
 _BLOCK = 1_000_000  # rows times resamples held at once: 8 MB an array
 
@@ -91,12 +92,12 @@ def number(value: float, decimals: int = 3) -> str:
 
 
 def texts(measured: Mapping[str, Measurement]) -> dict[str, str]:
-    """Each measurement for people, `rows` as a whole number.
+    """Each measurement for people, numbers of patients as whole numbers.
 
     >>> texts({"rows": Measurement(value=37), "auroc": SUPPRESSED})
     {'rows': '37', 'auroc': 'suppressed'}
     """
-    return {name: entry.text(0 if name == "rows" else 3) for name, entry in measured.items()}
+    return {name: entry.text(0 if name in COUNTS else 3) for name, entry in measured.items()}
 
 
 def measure(
@@ -141,14 +142,47 @@ def measure(
         - Equal generators give equal measurements.
     """
     p, y = checked(probability, label)
-    hidden = withheld(p, y, minimum_cell)
-    too_few = PER_CLASS if min(class_counts(y).values()) < fewest_per_class else frozenset()
-    told = [name for name in METRICS if name not in hidden | too_few]
-    measured = {name: _SHARES[name](p, y) for name in told if name in _SHARES}
-    metrics = {name: partial(METRICS[name], p, y) for name in told if name not in _SHARES}
-    measured |= bootstrap(metrics, rows=p.size, resamples=resamples, generator=generator)
-    measured |= dict.fromkeys(too_few, NOT_ESTIMABLE) | {"rows": Measurement(value=p.size)}
-    return {name: SUPPRESSED if name in hidden else measured[name] for name in NAMES}
+    return assemble(
+        NAMES,
+        rows=p.size,
+        shares={name: partial(share_of, p, y) for name, share_of in _SHARES.items()},
+        statistics={name: partial(metric, p, y) for name, metric in METRICS.items() if name not in _SHARES},
+        hidden=withheld(p, y, minimum_cell),
+        unknown=PER_CLASS if min(class_counts(y).values()) < fewest_per_class else frozenset(),
+        resamples=resamples,
+        generator=generator,
+    )
+
+
+def assemble(
+    names: Sequence[str],
+    *,
+    rows: int,
+    shares: Mapping[str, Callable[[], Measurement]],
+    statistics: Mapping[str, Callable[[Array], Array]],
+    hidden: Collection[str],
+    unknown: Collection[str],
+    resamples: int,
+    generator: np.random.Generator,
+) -> dict[str, Measurement]:
+    """Measurements of one model on the same rows, whatever is predicted.
+
+    Args:
+        names: of all measurements, in order; `rows` is one of them, every other is in `shares` or in `statistics`.
+        rows: how many rows there are.
+        shares: measurements that have an interval of their own.
+        statistics: as for :func:`bootstrap`, which gives the interval.
+        hidden: what is "suppressed".
+        unknown: what is "not estimable", unless it is suppressed.
+        resamples: how many to draw, at least 100.
+        generator: the only source of randomness.
+    """
+    told = [name for name in names if name not in {*hidden, *unknown}]
+    measured = {name: shares[name]() for name in told if name in shares}
+    drawn = {name: statistics[name] for name in told if name in statistics}
+    measured |= bootstrap(drawn, rows=rows, resamples=resamples, generator=generator)
+    measured |= dict.fromkeys(unknown, NOT_ESTIMABLE) | {"rows": Measurement(value=rows)}
+    return {name: SUPPRESSED if name in hidden else measured[name] for name in names}
 
 
 def bootstrap(

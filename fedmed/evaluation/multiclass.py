@@ -1,0 +1,148 @@
+"""Metrics of predicted probabilities of several classes, and which of them may leave a hospital.
+
+Probabilities are of shape `(rows, classes)`, labels the index of the class, of shape `(rows,)`. `METRICS` holds the
+arithmetic over many resamples at once, as :mod:`fedmed.evaluation.metrics` does for two classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fedmed.evaluation import metrics as binary
+from fedmed.evaluation.metrics import CLIP, Array
+from fedmed.privacy.cells import DEFAULT_MINIMUM, checked_minimum, may_publish
+
+OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_auprc", "brier", "log_loss")
+OVER_CLASSES = frozenset({"balanced_accuracy", "macro_auroc", "macro_auprc"})
+_SUM_TOLERANCE = 1e-3
+
+
+def checked(probability: ArrayLike, label: ArrayLike) -> tuple[Array, Array]:
+    """Both as float64, of shape `(rows, classes)` and `(rows,)`.
+
+    Raises:
+        ValueError: if the shapes do not go together, a probability is not in [0, 1], those of a row do not sum to 1
+            within .001, or a label is not the index of a class. The message holds no value.
+    """
+    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label, dtype=np.float64)
+    if p.ndim != 2 or p.shape[1] < 2 or y.shape != p.shape[:1]:
+        raise ValueError(f"expected probabilities (rows, classes) and labels (rows,), got {p.shape} and {y.shape}")
+    if wrong := int(np.sum(~((p >= 0) & (p <= 1)).all(axis=1))):
+        raise ValueError(f"expected probabilities in [0, 1]; those of {wrong} of {len(p)} rows are not")
+    if wrong := int(np.sum(np.abs(p.sum(axis=1) - 1) > _SUM_TOLERANCE)):
+        raise ValueError(f"expected probabilities that sum to 1; those of {wrong} of {len(p)} rows do not")
+    if wrong := int(np.sum(~np.isin(y, np.arange(p.shape[1])))):
+        raise ValueError(f"expected labels 0 to {p.shape[1] - 1}; {wrong} of {y.size} are not")
+    return p, y
+
+
+def names_of(classes: int) -> tuple[str, ...]:
+    """Every measurement's name: `rows`, those over all classes, and the recall of each class by its index."""
+    return ("rows", *OVERALL, *(f"recall_{place}" for place in range(classes)))
+
+
+def class_counts(label: ArrayLike, classes: int) -> dict[str, int]:
+    """Patients of each class, for :mod:`fedmed.privacy.cells`.
+
+    >>> class_counts([0, 2, 2], 3)
+    {'class 0': 1, 'class 1': 0, 'class 2': 2}
+    """
+    held = np.bincount(np.asarray(label).astype(np.int64), minlength=classes)
+    return {f"class {place}": int(count) for place, count in enumerate(held)}
+
+
+def withheld(probability: ArrayLike, label: ArrayLike, minimum_cell: int = DEFAULT_MINIMUM) -> frozenset[str]:
+    """Names of the measurements that may not leave the hospital.
+
+    Raises:
+        ValueError: for what is no probability or label, or a minimum cell under 5.
+
+    Guarantees:
+        - Fewer rows than `minimum_cell`: everything.
+        - Fewer in any class, empty ones included: the recall of every class and all that is made of ratios over one
+          class (balanced accuracy, AUROC, AUPRC).
+        - Fewer in a class, and all rows decided alike: the accuracy too, which is then the share of a class.
+        - Fewer in a class, and fewer than `minimum_cell` different predictions, in hundredths: the Brier score and the
+          log loss too, as for two classes (:func:`fedmed.evaluation.disclosure.withheld`).
+    """
+    p, y = checked(probability, label)
+    classes = p.shape[1]
+    if len(p) < checked_minimum(minimum_cell):
+        return frozenset(names_of(classes))
+    if may_publish(class_counts(y, classes), minimum_cell):
+        return frozenset()
+    hidden = OVER_CLASSES | {f"recall_{place}" for place in range(classes)}
+    if np.unique(p.argmax(axis=1)).size == 1:
+        hidden |= {"accuracy"}
+    if len(np.unique(np.round(p, 2), axis=0)) < minimum_cell:
+        hidden |= {"brier", "log_loss"}
+    return hidden
+
+
+def right(p: Array, y: Array) -> Array:
+    """1 for each row whose most probable class is its own, else 0; of equals the first class is taken.
+
+    >>> right(np.array([[0.2, 0.8], [0.5, 0.5]]), np.array([1.0, 1.0])).tolist()
+    [1.0, 0.0]
+    """
+    return np.asarray(p.argmax(axis=1) == y, dtype=np.float64)
+
+
+def squared_error(p: Array, y: Array) -> Array:
+    """Σ over classes of (probability − 1 if it is the row's own)², of shape `(rows,)` and between 0 and 2.
+
+    Brier 1950, Monthly Weather Review 78, equation 2. With two classes it is twice the score of the positive one.
+
+    >>> squared_error(np.array([[0.5, 0.25, 0.25]]), np.array([0.0])).tolist()
+    [0.375]
+    """
+    return np.asarray(((p - (y[:, None] == np.arange(p.shape[1]))) ** 2).sum(axis=1))
+
+
+def _accuracy(p: Array, y: Array, counts: Array) -> Array:
+    return np.asarray(counts @ right(p, y) / counts.sum(axis=1))
+
+
+def _balanced_accuracy(p: Array, y: Array, counts: Array) -> Array:
+    """The mean recall of the classes; nan where a class has no row (Brodersen et al. 2010, ICPR)."""
+    hit = right(p, y)
+
+    def recall(place: int) -> Array:
+        own = np.asarray(y == place, dtype=np.float64)
+        held = counts @ own
+        return np.divide(counts @ (hit * own), held, out=np.full(held.shape, np.nan), where=held > 0)
+
+    return np.asarray(np.mean([recall(place) for place in range(p.shape[1])], axis=0))
+
+
+def _one_versus_rest(metric: binary.Metric) -> binary.Metric:
+    """The unweighted mean over the classes, each against all others; nan where a class has no row."""
+
+    def macro(p: Array, y: Array, counts: Array) -> Array:
+        own = (y[:, None] == np.arange(p.shape[1])).astype(np.float64)
+        return np.asarray(np.mean([metric(p[:, k], own[:, k], counts) for k in range(p.shape[1])], axis=0))
+
+    return macro
+
+
+def _brier(p: Array, y: Array, counts: Array) -> Array:
+    return np.asarray(counts @ squared_error(p, y) / counts.sum(axis=1))
+
+
+def _log_loss(p: Array, y: Array, counts: Array) -> Array:
+    own = np.take_along_axis(p, y.astype(np.int64)[:, None], axis=1)[:, 0]
+    return np.asarray(counts @ -np.log(np.clip(own, CLIP, 1.0)) / counts.sum(axis=1))
+
+
+METRICS: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_auroc": _one_versus_rest(binary.METRICS["auroc"]),  # Hand & Till 2001 discuss this and other means
+    "macro_auprc": _one_versus_rest(binary.METRICS["auprc"]),
+    "brier": _brier,
+    "log_loss": _log_loss,
+}
+"""Each metric over resamples: `(rows, classes)`, `(rows,)` and `(resamples, rows)` give one of shape `(resamples,)`."""
