@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"privacy"},
     "models": {"data"},
     "privacy": set(),
-    "training": set(),
+    "training": {"data", "models"},
     "datasets": set(),
     "template": set(),
     "exchange": MATHEMATICS | {"data"},

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from fedmed.models.encoding import feature_names
+from fedmed.models.encoding import input_shape
 from fedmed.models.images import Cnn
 from fedmed.models.imported import IMPORT_PATH, Recipe, build_imported, own_start, recipe_of
 from fedmed.models.sequences import Gru, Tcn
@@ -41,13 +41,11 @@ class ModelOptions(Record):
     name: str = Field(
         "logistic", description="the network: logistic, mlp, cnn, gru, tcn, or `package.module:Class` of your own"
     )
-    hidden: tuple[Width, ...] | None = Field(
-        None, min_length=1, description="widths of the hidden layers; by default [256, 128] for mlp, [64] for gru"
+    hidden: tuple[Width, ...] = Field(
+        (), description="widths of the hidden layers; empty: [256, 128] for mlp, [64] for gru"
     )
-    channels: tuple[Width, ...] | None = Field(
-        None,
-        min_length=1,
-        description="channels of each block; by default [16, 32, 64] for cnn, [32, 32, 32, 32] for tcn",
+    channels: tuple[Width, ...] = Field(
+        (), description="channels of each block; empty: [16, 32, 64] for cnn, [32, 32, 32, 32] for tcn"
     )
     kernel: int = Field(3, ge=2, le=15, description="width of the convolutions of a cnn or tcn")
     normalisation: Literal["batch", "group", "none"] = Field("group", description="normalisation in a cnn")
@@ -168,7 +166,7 @@ def outputs_of(target: Target, options: ModelOptions) -> int:
 
 def network_for(cohort: Cohort, options: ModelOptions) -> nn.Module:
     """The network for a cohort's rows and target; see :func:`build_network`."""
-    return build_network((len(feature_names(cohort)),), outputs_of(cohort.target, options), options)
+    return build_network(input_shape(cohort), outputs_of(cohort.target, options), options)
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:

@@ -29,8 +29,8 @@ class LossOptions(Record):
     name: Literal["auto", "log_loss", "cross_entropy", "focal", "cox", "discrete_hazard"] = Field(
         "auto", description="the loss; auto chooses log_loss, cross_entropy, cox or discrete_hazard by the target"
     )
-    class_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        None, min_length=2, description="what a row of each class counts, in the order of the classes; by default 1"
+    class_weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="what a row of each class counts, in the order of the classes; empty: 1 each"
     )
     gamma: float = Field(2.0, ge=0, le=10, description="how much focal neglects rows that are well predicted; 0: not")
 
@@ -199,21 +199,21 @@ def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
     if not kind.fits(target, model):
         is_one = f"a survival target with model.survival {model.survival}" if target.kind == "survival" else target.kind
         raise SettingsError(
-            f"loss.name: {name} wants {kind.wants}, but {target.name} is {is_one}; choose auto, or"
+            f"training.loss.name: {name} wants {kind.wants}, but {target.name} is {is_one}; choose auto, or"
             f" {default_loss(target, model)}"
         )
-    if options.class_weights is not None and not kind.weighs_classes:
-        raise SettingsError(f"loss.class_weights: {name} weighs no classes; leave them out")
-    if options.class_weights is not None and len(options.class_weights) != target.classes_count:
+    if options.class_weights and not kind.weighs_classes:
+        raise SettingsError(f"training.loss.class_weights: {name} weighs no classes; leave them out")
+    if options.class_weights and len(options.class_weights) != target.classes_count:
         raise SettingsError(
-            f"loss.class_weights: expected one for each of the {target.classes_count} classes of {target.name}, got"
+            f"training.loss.class_weights: expected one for each of the {target.classes_count} classes of {target.name}, got"
             f" {len(options.class_weights)}"
         )
     return kind.make(target, options)
 
 
 def _weights(options: LossOptions) -> Tensor | None:
-    return None if options.class_weights is None else torch.tensor(options.class_weights)
+    return torch.tensor(options.class_weights) if options.class_weights else None
 
 
 def _horizon(target: Target) -> float:
