@@ -68,13 +68,19 @@ _MANY_HORIZONS = 20
 
 
 class Channel(Record):
-    """One quantity of a series: its unit, what is plausible, and what becomes of a measurement that is not."""
+    """One quantity of a series: its unit, what is plausible, and what becomes of a measurement that is not.
+
+    A measurement outside `range` keeps a hospital out (`outside: refuse`), or counts as not observed (`outside: drop`)
+    as long as at most the share `outside_at_most` of the hospital's observed steps is so. `missing_at_most` is the
+    largest share of rows in which the channel was never observed.
+    """
 
     title: str = ""
     unit: str = ""
     range: Range
     outside: Literal["refuse", "drop"] = "refuse"
     outside_at_most: Share = 0.05
+    missing_at_most: Share = 1.0
     missing_codes: tuple[float, ...] = ()
 
     @model_validator(mode="after")
@@ -83,11 +89,6 @@ class Channel(Record):
         if self.outside == "refuse" and self.outside_at_most != type(self).model_fields["outside_at_most"].default:
             raise ValueError("`outside_at_most` goes with `outside: drop`")
         return self
-
-    @property
-    def largest_outside_share(self) -> float:
-        """The largest share of a hospital's observed steps that may lie outside the range; the contract checks it."""
-        return 0.0 if self.outside == "refuse" else self.outside_at_most
 
 
 class LongForm(Record):
@@ -127,9 +128,8 @@ class Column(Record):
         own = {"type", "title", "unit", *_NEEDS[self.type], *_MAY[self.type]}
         # An empty mapping is not given either.
         lacking = [f"`{name}`" for name in _NEEDS[self.type] if not getattr(self, name)]
-        foreign = [f"no `{name}`" for name in type(self).model_fields if name in given - own]
-        if lacking or foreign:
-            raise ValueError(f"a column of type {self.type} needs {', '.join([*lacking, *foreign])}")
+        foreign = [f"`{name}`" for name in type(self).model_fields if name in given - own]
+        _complain(f"a column of type {self.type}", lacking, foreign)
         if self.range is not None:
             _rising("range", self.range)
         if self.type in {"image", "series"} and self.cell_size > _LARGEST_ARRAY:
@@ -183,11 +183,10 @@ class Target(Record):
         own = {*_OF_A_KIND[self.kind], *(["longest"] if self.kind == "survival" else [])}
         lacking = [f"`{name}`" for name in _OF_A_KIND[self.kind] if getattr(self, name) is None]
         special = [*{name: None for names in _OF_A_KIND.values() for name in names}, "longest"]
-        foreign = [f"no `{name}`" for name in special if name not in own and getattr(self, name) is not None]
+        foreign = [f"`{name}`" for name in special if name not in own and getattr(self, name) is not None]
         if self.kind == "multiclass" and self.prevalence != (0.0, 1.0):
-            foreign.append("no `prevalence`")
-        if lacking or foreign:
-            raise ValueError(f"a target of kind {self.kind} needs {', '.join([*lacking, *foreign])}")
+            foreign.append("`prevalence`")
+        _complain(f"a target of kind {self.kind}", lacking, foreign)
         if self.positive is not None and not _RULE.fullmatch(self.positive):
             raise ValueError(f"`positive` must read like '> 0' with one of {', '.join(_COMPARISONS)}")
         if self.longest is not None and self.horizon is not None and self.longest < self.horizon:
@@ -333,6 +332,13 @@ class Cohort(Record):
 
     def _of(self, *types: str) -> list[str]:
         return [name for name, column in self.columns.items() if column.type in types]
+
+
+def _complain(what: str, lacking: list[str], foreign: list[str]) -> None:
+    words = [f"needs {' and '.join(lacking)}"] if lacking else []
+    words += [f"has no {', no '.join(foreign)}"] if foreign else []
+    if words:
+        raise ValueError(f"{what} {' and '.join(words)}")
 
 
 def _rising(name: str, limits: Iterable[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmed.aggregation.statistics import GRID, column_sums, pool_statistics
+from fedmed.aggregation.statistics import GRID, column_sums, plausible, pool_statistics
+from fedmed.data.arrays import as_cell
 from fedmed.data.cohort import Cohort
 from fedmed.errors import RangeExceeded
 
@@ -121,3 +123,81 @@ def test_a_cohort_of_categories_alone_has_no_sums() -> None:
     sums = column_sums(pd.DataFrame({"sex": ["0"]}), only, 1)
     assert sums.shape == (0,)
     assert pool_statistics([sums], only).mean == {}
+
+
+XRAY = Cohort.model_validate(
+    {**SMALL.model_dump(), "columns": {"image": {"type": "image", "shape": [2, 2]}}},
+)
+STAY = Cohort.model_validate(
+    {
+        **SMALL.model_dump(),
+        "columns": {
+            "stay": {
+                "type": "series",
+                "steps": 2,
+                "step": 60,
+                "channels": {"HR": {"range": [0, 200]}, "FiO2": {"range": [0.21, 1], "outside": "drop"}},
+            },
+            "age": {"type": "integer", "range": [0, 100]},
+        },
+    }
+)
+
+
+def pictures(images: Sequence[Sequence[int]]) -> pd.DataFrame:
+    return pd.DataFrame({"image": pd.Series([bytes(image) for image in images], dtype=object)})
+
+
+def stays(*grids: object) -> pd.DataFrame:
+    cells = [as_cell(np.array(grid), STAY.columns["stay"]) for grid in grids]
+    return pd.DataFrame({"stay": pd.Series(cells, dtype=object), "age": [50.0] * len(cells)})
+
+
+def test_an_image_counts_once_whatever_its_pixels() -> None:
+    # means of 0, 0, 1, 1 → .5, of squares .5; and of 0, 0, 0, 1 → .25
+    sums = column_sums(pictures([[0, 0, 255, 255], [0, 0, 0, 255]]), XRAY, 1)
+    assert (sums.double() / 2.0**GRID.exponent).tolist() == [2.0, 0.75, 0.75]
+    assert column_sums(pictures([[0, 0, 255, 255]] * 10), XRAY, 11).tolist() == [0, 0, 0]
+
+
+@given(st.lists(st.lists(st.lists(st.integers(0, 255), min_size=4, max_size=4), max_size=6), min_size=1, max_size=3))
+def test_pooled_statistics_of_images_are_those_of_all_pixels(hospitals: list[list[list[int]]]) -> None:
+    parts = [column_sums(pictures(images), XRAY, 1) for images in hospitals]
+    assert all(plausible(part) for part in parts)
+    pooled = pool_statistics(parts, XRAY)
+    pixels = np.array([pixel for images in hospitals for image in images for pixel in image]) / 255
+    spread = np.std(pixels) if len(pixels) else 0.0
+    assert pooled.mean["image"] == pytest.approx(np.mean(pixels) if len(pixels) else 0.5, abs=1e-8)
+    assert pooled.deviation["image"] == pytest.approx(spread if spread > 0 else 1.0, abs=1e-4)
+
+
+def test_the_sums_of_two_stays_by_hand() -> None:
+    # heart rates 50, 100, 150 of 200; FiO2 1 and .21, of which 21 is dropped; two ages of 50
+    nan = math.nan
+    sums = column_sums(stays([[50, 1.0], [100, nan]], [[150, 21.0], [nan, 0.21]]), STAY, 1)
+    counts, totals, squares = (sums.double() / 2.0**GRID.exponent).reshape(3, 3).tolist()
+    assert counts == [3.0, 2.0, 2.0]
+    assert totals == pytest.approx([1.5, 1.0, 1.0], abs=1e-7)
+    assert squares == pytest.approx([0.0625 + 0.25 + 0.5625, 1.0, 0.5], abs=1e-7)
+    assert plausible(sums)
+
+
+def test_a_channel_observed_in_fewer_patients_than_the_minimum_cell_contributes_nothing() -> None:
+    # ten patients with twenty steps of FiO2: it is patients that are counted
+    seen, unseen = [[80, 0.5], [90, 0.5]], [[80, math.nan], [90, math.nan]]
+    counts = column_sums(stays(*[seen] * 10, *[unseen] * 10), STAY, 11).reshape(3, 3)[0] / 2**GRID.exponent
+    assert counts.tolist() == [40.0, 0.0, 20.0]
+    counts = column_sums(stays(*[seen] * 11, *[unseen] * 10), STAY, 11).reshape(3, 3)[0] / 2**GRID.exponent
+    assert counts.tolist() == [42.0, 22.0, 21.0]
+
+
+def test_pooled_statistics_of_a_channel_equal_those_of_all_observed_steps() -> None:
+    chance = np.random.default_rng(0)
+    heart = np.where(chance.random((60, 2)) < 0.4, np.nan, chance.normal(90, 15, (60, 2)))
+    grids = [np.stack([rates, np.full(2, 0.5)], axis=1) for rates in heart]
+    pooled = pool_statistics([column_sums(stays(*grids[start : start + 20]), STAY, 5) for start in (0, 20, 40)], STAY)
+    assert list(pooled.mean) == ["stay.HR", "stay.FiO2", "age"]
+    assert pooled.mean["stay.HR"] == pytest.approx(np.nanmean(heart), abs=1e-4)
+    assert pooled.deviation["stay.HR"] == pytest.approx(np.nanstd(heart), rel=1e-5)
+    assert pooled.mean["stay.FiO2"] == pytest.approx(0.5, abs=1e-6)
+    assert pooled.deviation["stay.FiO2"] == 1.0
