@@ -10,13 +10,13 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from fedmed import typed_yaml
-from fedmed.aggregation.strategies import AggregationOptions
 from fedmed.data.split import SplitOptions
 from fedmed.errors import SettingsError
 from fedmed.models.networks import ModelOptions
 from fedmed.registry import RegistryOptions
+from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
-from fedmed.training.recalibration import PersonalOptions
+from fedmed.training.personal import PersonalOptions
 from fedmed.typed_yaml import Record
 
 SiteName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
@@ -96,6 +96,8 @@ def describe() -> str:
     def kind(entry: dict[str, Any]) -> str:
         if "enum" in entry:
             return " or ".join(f"`{choice}`" for choice in entry["enum"])
+        if "additionalProperties" in entry:
+            return "mapping"
         return f"list of {kind(entry['items'])}" if "items" in entry else types[entry["type"]]
 
     def bounds(entry: dict[str, Any]) -> str:

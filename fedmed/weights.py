@@ -138,6 +138,15 @@ def from_bytes(data: bytes, expected: Mapping[str, Layout]) -> dict[str, Tensor]
     return weights
 
 
+def layouts_in(data: bytes) -> dict[str, Layout]:
+    """What the header of safetensors bytes names: for bytes of one's own, of which no layout is agreed.
+
+    Raises:
+        MessageRefused: if the header is not one.
+    """
+    return _read_header(data)
+
+
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256 of `data`: how payloads are named everywhere."""
     return hashlib.sha256(data).hexdigest()

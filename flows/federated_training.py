@@ -15,8 +15,9 @@ from fedmed.coordinator.admission import Admissions, check_quorum, invite_to_val
 from fedmed.coordinator.evaluation import plan_of
 from fedmed.coordinator.history import read_history
 from fedmed.coordinator.plan import invite_to_statistics, run_id
-from fedmed.coordinator.rounds import invite
+from fedmed.coordinator.rounds import invite, rounds_of, stalled
 from fedmed.coordinator.runs import begin_run, finish_run, forget_reports, keep_admissions, read_admissions
+from fedmed.coordinator.start import start_of
 from fedmed.errors import SettingsError
 from fedmed.workspace import Workspace
 from flows.asking import SITES, ask
@@ -110,18 +111,25 @@ def train_in_rounds(place: Workspace, *, force: bool = False) -> None:
     quorum, cell = settings.federation.quorum, settings.privacy.minimum_cell
     admissions = read_admissions(place)
     check_quorum(len(admissions.admitted), quorum, "training has", admissions.quarantined)
-    run = run_id(settings, place.cohort(), admissions)
+    start = start_of(place)
+    run = run_id(settings, place.cohort(), admissions, start)
     begin_run(place, run, force=force)
 
     described = ask(place, invite_to_statistics(run, admissions, settings), quorum)
     coordinator.plan(place.root, run, admissions, described.answered)
-    rounds = settings.training.rounds
+    rounds = rounds_of(plan_of(run, place.exchange()))
     refused: dict[int, dict[str, str]] = {}
+    losses: list[float | None] = []
     with show_progress(f"round 0 of {rounds}") as progress:
         for number in range(1, rounds + 1):
-            refused[number] = federated_round(place.root, run, number, rounds, quorum, cell)["refused"]
+            ended = federated_round(place.root, run, number, rounds, quorum, cell)
+            refused[number] = ended["refused"]
+            losses.append(ended["loss"])
             progress(number, rounds)
-    coordinator.choose(place.root, run, refused, rounds)
+            if stalled(losses, settings.training.patience):
+                place.journal().add("stalled", run=run, round=number)
+                break
+    coordinator.choose(place.root, run, refused, len(losses))
     finish_run(place, run)
     show_rounds(read_history(place.training_folder)[0])
 

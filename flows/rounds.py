@@ -15,7 +15,7 @@ from prefect.transactions import CommitMode, transaction
 
 from fedmed.coordinator.admission import check_quorum
 from fedmed.coordinator.evaluation import plan_of
-from fedmed.coordinator.rounds import invite, model_of, record_round
+from fedmed.coordinator.rounds import invite, invite_to_train, record_round
 from fedmed.exchange.messages import Payload
 from fedmed.workspace import Workspace
 from flows.asking import ask
@@ -37,11 +37,12 @@ def federated_round(root: Path, run: str, number: int, of: int, quorum: int, min
 def _run_round(place: Workspace, run: str, number: int, of: int, quorum: int, minimum_cell: int) -> dict[str, Any]:
     exchange = place.exchange()
     plan = plan_of(run, exchange)
-    base = model_of(run, number - 1, exchange)
-    trained = ask(place, invite(plan, number, "train", {"federated": base.payload}, minimum_cell), quorum)
+    invitations = invite_to_train(plan, number, minimum_cell, exchange)
+    enough = min(quorum, len(invitations))  # a strategy may give fewer hospitals a turn than the quorum counts
+    trained = ask(place, invitations, enough)
     result = aggregate(place.root, run, number, trained.answered)
     refused = {**trained.failed, **result["refused"]}
-    check_quorum(len(result["participants"]), quorum, f"round {number} could use", refused)
+    check_quorum(len(result["participants"]), enough, f"round {number} could use", refused)
     model = Payload(sha256=result["sha256"], size=result["size"])
     ask(place, invite(plan, number, "evaluate", {"federated": model}, minimum_cell), quorum)
     record = record_round(plan, number, refused, exchange)

@@ -8,11 +8,13 @@ from typing import Any
 from prefect import task
 
 from fedmed.coordinator.admission import Admissions
+from fedmed.coordinator.description import gather_descriptions, write_description
 from fedmed.coordinator.evaluation import gather_reports, plan_of, post_model, write_evaluation
 from fedmed.coordinator.history import write_history
 from fedmed.coordinator.plan import make_plan
 from fedmed.coordinator.release import release_of
 from fedmed.coordinator.rounds import aggregate_round, choose_round, record_round
+from fedmed.coordinator.start import start_of
 from fedmed.exchange.messages import Payload
 from fedmed.files import write_json
 from fedmed.pooled import train_pooled
@@ -21,11 +23,23 @@ from fedmed.workspace import Workspace
 from tasks.receipts import SHARED
 
 
+@task(name="pool descriptions", task_run_name="pool descriptions", **SHARED)
+def describe(root: Path, run: str, answered: list[str], failed: dict[str, str]) -> dict[str, Any]:
+    """Pool the hospitals' descriptions of their data and write the result."""
+    workspace = Workspace(root)
+    description = gather_descriptions(
+        run, workspace.settings(), workspace.cohort(), answered, failed, workspace.exchange()
+    )
+    write_description(workspace.description_file, description)
+    return {"run": run, "hospitals": sorted(description.hospitals), "failed": description.failed}
+
+
 @task(name="plan", task_run_name="plan · run {run}", **SHARED)
 def plan(root: Path, run: str, admissions: Admissions, answered: list[str]) -> dict[str, Any]:
     """Post the run's plan and first model."""
     workspace = Workspace(root)
-    agreed = make_plan(run, workspace.settings(), workspace.cohort(), admissions, answered, workspace.exchange())
+    start = start_of(workspace)
+    agreed = make_plan(run, workspace.settings(), workspace.cohort(), admissions, answered, workspace.exchange(), start)
     return {"run": run, "plan": agreed.digest, "participants": list(agreed.participants)}
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("fedmed", "tasks", "flows")
 
 GROUND = {"errors", "files", "seeds", "typed_yaml", "weights", "journal"}
-MATHEMATICS = {"aggregation", "evaluation", "models", "privacy", "training"}
+MATHEMATICS = {"aggregation", "evaluation", "models", "privacy", "strategies", "training"}
 EDGES = {"data", "exchange", "lineage", "registry", "serving", "settings", "site", "coordinator", "workspace", "pooled"}
 
 # A room of fedmed → the rooms that it may import. Ground is open to all. `data.cohort` and `data.contract` (the

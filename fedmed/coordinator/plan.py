@@ -5,30 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.aggregation.statistics import plausible, pool_statistics
-from fedmed.aggregation.strategies import STRATEGIES
 from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of
 from fedmed.data.cohort import Cohort
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, SettingsError
 from fedmed.exchange.base import Exchange, fetch, reference
-from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Invitation, Plan, Statistics
+from fedmed.exchange.messages import (
+    COORDINATOR,
+    EVERYONE,
+    Address,
+    GlobalModel,
+    Invitation,
+    Plan,
+    ServerMemory,
+    Statistics,
+)
+from fedmed.models.bundle import ModelBundle
+from fedmed.models.encoding import scaled_inputs
 from fedmed.models.networks import initial_weights, network_for
+from fedmed.models.parts import parts_of
 from fedmed.seeds import torch_generator
 from fedmed.settings import Settings
-from fedmed.weights import Layout, from_bytes, to_bytes
+from fedmed.strategies.base import Memory, Strategy
+from fedmed.strategies.robust import capped
+from fedmed.strategies.table import STRATEGIES
+from fedmed.strategies.update import travelling
+from fedmed.weights import Layout, Weights, from_bytes, sha256, to_bytes
 
 COARSEST = 10
 """Updates on a grid with steps wider than 2**-10 would be rounded away."""
 
 
-def run_id(settings: Settings, cohort: Cohort, admissions: Admissions) -> str:
-    """The name of a run: a digest of all that decides its weights (parameters, partitions, declaration, code)."""
+def run_id(settings: Settings, cohort: Cohort, admissions: Admissions, start: ModelBundle | None = None) -> str:
+    """The name of a run: a digest of all that decides its weights (parameters, partitions, start, declaration, code)."""
     parameters = settings.model_dump(include={"split", "privacy", "model", "training", "aggregation", "personal"})
     partitions = {site: admissions.sites[site].fingerprint for site in admissions.admitted}
-    return digest_of(parameters, partitions, cohort.digest, code_digest())[:12]
+    begin = start.description.weights if start else ""
+    return digest_of(parameters, partitions, cohort.digest, code_digest(), begin)[:12]
 
 
 def invite_to_statistics(run: str, admissions: Admissions, settings: Settings) -> list[Invitation]:
@@ -46,7 +62,13 @@ def invite_to_statistics(run: str, admissions: Admissions, settings: Settings) -
 
 
 def make_plan(
-    run: str, settings: Settings, cohort: Cohort, admissions: Admissions, answered: Iterable[str], exchange: Exchange
+    run: str,
+    settings: Settings,
+    cohort: Cohort,
+    admissions: Admissions,
+    answered: Iterable[str],
+    exchange: Exchange,
+    start: ModelBundle | None = None,
 ) -> Plan:
     """Post the plan of a run, and the weights that it starts from; a run that was cut short keeps the plan it had.
 
@@ -57,6 +79,7 @@ def make_plan(
         admissions: for the hospitals' training rows, the weights of their updates.
         answered: the hospitals that sent their statistics.
         exchange: where those are, and where the plan goes.
+        start: the model to go on from, with the input statistics that belong to it; None for random weights.
     """
     earlier = exchange.find(Address(run, 0, "plan", COORDINATOR, EVERYONE))
     participants = earlier.participants if isinstance(earlier, Plan) else tuple(sorted(answered))
@@ -67,14 +90,18 @@ def make_plan(
     participants = tuple(sums)
     absent = {site: "its statistics could not be used" for site in admissions.admitted if site not in sums}
     check_quorum(len(participants), settings.federation.quorum, "the plan has", absent)
-    weights = _weights(settings, admissions, participants)
+    strategy = STRATEGIES[settings.aggregation.strategy]
+    weights = _weights(settings, strategy, admissions, participants)
+    network = network_for(cohort, settings.model)
+    begin = start.weights if start else initial_weights(network, torch_generator(settings.training.seed, "start"))
+    first = to_bytes(begin)
     plan = Plan(
         run=run,
         participants=participants,
         weights=weights,
         fingerprints={site: admissions.fingerprint(site) for site in participants},
         cohort=cohort,
-        statistics=pool_statistics(list(sums.values()), cohort),
+        statistics=start.description.statistics if start else pool_statistics(list(sums.values()), cohort),
         network=settings.model,
         training=settings.training,
         aggregation=settings.aggregation,
@@ -84,6 +111,7 @@ def make_plan(
             limit=settings.aggregation.limit,
             weight=sum(weights.values()),
         ),
+        start=sha256(first),
     )
     if plan.grid.exponent < COARSEST:
         raise SettingsError(
@@ -95,15 +123,35 @@ def make_plan(
             f"run {run}: the plan in the exchange is not the one that these parameters and hospitals give; start over"
             " with `fedmed run --force`"
         )
-    network = network_for(cohort, plan.network)
-    start = to_bytes(initial_weights(network, torch_generator(plan.training.seed, "start")))
-    exchange.post(GlobalModel(run=run, payload=reference(start)), start)
+    _post_memory(run, network, begin, settings, exchange)
+    exchange.post(GlobalModel(run=run, payload=reference(first)), first)
     exchange.post(plan)  # last: where there is a plan, there is a model to start from
     return plan
 
 
-def _weights(settings: Settings, admissions: Admissions, participants: Iterable[str]) -> dict[str, int]:
-    weigh = STRATEGIES[settings.aggregation.strategy]
+def post_memory(run: str, number: int, memory: Memory, strategy: Strategy, exchange: Exchange) -> None:
+    """Post what the strategy keeps after a round, if it keeps anything; to hospitals only if they need it."""
+    if memory:
+        data = to_bytes(memory)
+        recipient = EVERYONE if strategy.shares_memory else COORDINATOR
+        exchange.post(ServerMemory(run=run, round=number, recipient=recipient, payload=reference(data)), data)
+
+
+def _post_memory(run: str, network: nn.Module, begin: Weights, settings: Settings, exchange: Exchange) -> None:
+    strategy = STRATEGIES[settings.aggregation.strategy]
+    parts = parts_of(
+        network,
+        personal=settings.personal.layers,
+        frozen=settings.training.frozen,
+        keep_normalisation=strategy.keeps_normalisation,
+    )
+    memory = strategy.init(travelling(begin, parts)[0], settings.aggregation)
+    post_memory(run, 0, memory, strategy, exchange)
+
+
+def _weights(
+    settings: Settings, strategy: Strategy, admissions: Admissions, participants: Iterable[str]
+) -> dict[str, int]:
     weights = {}
     for site in participants:
         rows = admissions.sites[site].rows.get("train")
@@ -111,13 +159,16 @@ def _weights(settings: Settings, admissions: Admissions, participants: Iterable[
             raise QuorumNotMet(
                 f"{site}: too few training rows to tell how many; it cannot be weighed and takes no part"
             )
-        weights[site] = weigh(rows)
-    return weights
+        weights[site] = strategy.weigh(rows)
+    try:
+        return capped(weights, settings.aggregation.largest_share)
+    except ValueError as problem:
+        raise SettingsError(f"parameters: {problem}") from None
 
 
 def _sums(run: str, site: str, cohort: Cohort, exchange: Exchange) -> Tensor:
     message = fetch(exchange, Address(run, 0, "statistics", site, COORDINATOR), Statistics)
-    expected = {"sums": Layout("I64", (3 * len(cohort.numbers()),))}
+    expected = {"sums": Layout("I64", (3 * len(scaled_inputs(cohort)),))}
     sums = from_bytes(exchange.payload(message.payload), expected)["sums"]
     if not plausible(sums):
         raise MessageRefused(f"{site}: its sums are not those of any table within the declared ranges")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from fedmed.aggregation.strategies import STRATEGIES, aggregate
-from fedmed.errors import ExchangeError, FedMedError, MessageRefused
+from fedmed.coordinator.plan import post_memory
+from fedmed.errors import ExchangeError, FedMedError, MessageRefused, SettingsError
 from fedmed.exchange.base import Exchange, M, fetch, reference
 from fedmed.exchange.messages import (
     COORDINATOR,
@@ -20,23 +20,28 @@ from fedmed.exchange.messages import (
     Plan,
     Purpose,
     RoundEvaluation,
+    ServerMemory,
     Update,
 )
+from fedmed.models.parts import Parts, parts_of
 from fedmed.models.networks import network_for, state_of
+from fedmed.strategies.aggregate import aggregate
+from fedmed.strategies.base import Memory, Strategy, Turn
+from fedmed.strategies.table import STRATEGIES
+from fedmed.strategies.update import blocks, travelling
+from fedmed.training.local import factor
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout, Weights, from_bytes, layout_of, to_bytes
 
 
 class SiteRound(Record):
-    """One hospital in one round."""
+    """One hospital in one round; `metrics` are of its validation rows, those that it may tell."""
 
     train_loss: float | None = None
     rows: int | None = None
     validation_loss: float | None = None
     validation_rows: int | None = None
-    validation_accuracy: float | None = None
-    validation_auroc: float | None = None
-    validation_brier: float | None = None
+    metrics: dict[str, float] = {}
     refused: str = ""
 
 
@@ -62,9 +67,15 @@ def weights_of(plan: Plan, payload: Payload, exchange: Exchange) -> Weights:
 
 
 def invite(
-    plan: Plan, number: int, purpose: Purpose, models: dict[str, Payload], minimum_cell: int, resamples: int = 0
+    plan: Plan,
+    number: int,
+    purpose: Purpose,
+    models: dict[str, Payload],
+    minimum_cell: int,
+    resamples: int = 0,
+    sites: Sequence[str] | None = None,
 ) -> list[Invitation]:
-    """One invitation a participant, in site order."""
+    """One invitation a participant, or one for each of `sites`, in their order."""
     return [
         Invitation(
             run=plan.run,
@@ -77,8 +88,48 @@ def invite(
             models=models,
             resamples=resamples,
         )
-        for site in plan.participants
+        for site in (plan.participants if sites is None else sites)
     ]
+
+
+def rounds_of(plan: Plan) -> int:
+    """How many rounds the run has at most."""
+    return STRATEGIES[plan.aggregation.strategy].rounds(plan.training.rounds)
+
+
+def turns_of(plan: Plan, number: int) -> tuple[Turn, ...]:
+    """Who trains in round `number`, and on the model of which round.
+
+    Raises:
+        SettingsError: if the recorded order of arrival does not reach so far.
+    """
+    options = plan.aggregation
+    try:
+        return STRATEGIES[options.strategy].schedule(plan.participants, number, plan.training.seed, options)
+    except ValueError as problem:
+        raise SettingsError(f"parameters: {problem}") from None
+
+
+def invite_to_train(plan: Plan, number: int, minimum_cell: int, exchange: Exchange) -> list[Invitation]:
+    """One invitation for everyone whose turn it is, in site order: the model to train on, and the shared memory."""
+    invitations = []
+    for turn in turns_of(plan, number):
+        models = {"federated": model_of(plan.run, turn.base, exchange).payload}
+        if STRATEGIES[plan.aggregation.strategy].shares_memory:
+            address = Address(plan.run, turn.base, "memory", COORDINATOR, EVERYONE)
+            models["memory"] = fetch(exchange, address, ServerMemory).payload
+        invitations += invite(plan, number, "train", models, minimum_cell, sites=(turn.site,))
+    return invitations
+
+
+def stalled(losses: Sequence[float | None], patience: int) -> bool:
+    """Whether the validation loss has not fallen for `patience` rounds; never where patience is 0 or no loss is told.
+
+    >>> stalled([3.0, 1.0, 2.0, 1.5], 2), stalled([3.0, 1.0, 2.0], 2), stalled([1.0, 1.0], 0)
+    (True, False, False)
+    """
+    told = [(loss, number) for number, loss in enumerate(losses, 1) if loss is not None]
+    return bool(patience and told) and len(losses) - min(told)[1] >= patience
 
 
 def aggregate_round(
@@ -110,26 +161,42 @@ def aggregate_round(
     }
     if earlier is not None:
         answered = earlier.participants
-    base = model_of(plan.run, number - 1, exchange)
+    desk = _Desk.of(plan)
+    turns = {turn.site: turn for turn in turns_of(plan, number)}
+    base = weights_of(plan, model_of(plan.run, number - 1, exchange).payload, exchange)
     updates, weights, refused = {}, {}, {}
     for site in sorted(answered):
         try:
             message = fetch(exchange, Address(plan.run, number, "update", site, COORDINATOR), Update)
-            updates[site] = _checked_update(message, plan, base, exchange)
+            updates[site] = _checked_update(message, plan, turns, desk.size(base), exchange)
             weights[site] = message.weight
         except FedMedError as problem:
             refused[site] = str(problem)
             updates.pop(site, None)
     if not updates:
         raise MessageRefused(f"round {number}: no update could be used. " + "; ".join(refused.values()))
-    start = weights_of(plan, base.payload, exchange)
-    payload = to_bytes(aggregate(start, updates, weights, plan.grid))
+    options = plan.aggregation
+    state, memory = aggregate(
+        desk.strategy,
+        options,
+        base,
+        _memory(plan, number - 1, desk, base, exchange),
+        updates,
+        weights,
+        plan.grid,
+        desk.parts,
+        sites=len(plan.participants),
+        rate=options.learning_rate * factor(number, rounds_of(plan), options.schedule, options.warmup),
+        staleness={site: number - 1 - turns[site].base for site in updates},
+    )
+    payload = to_bytes(state)
     model = GlobalModel(run=plan.run, round=number, payload=reference(payload), participants=tuple(sorted(updates)))
     if earlier is not None and earlier != model:
         raise MessageRefused(
             f"round {number}: the model in the exchange is not the sum of its updates; start over with"
             " `fedmed run --force`"
         )
+    post_memory(plan.run, number, memory, desk.strategy, exchange)  # first: where there is a model, there is its memory
     exchange.post(model, payload)
     return model, {**refused, **late}
 
@@ -149,11 +216,9 @@ def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exc
         sites[site] = SiteRound(
             train_loss=update.loss if update else None,
             rows=update.rows if update else None,
-            validation_loss=evaluation.log_loss if evaluation else None,
+            validation_loss=evaluation.loss if evaluation else None,
             validation_rows=evaluation.rows if evaluation else None,
-            validation_accuracy=evaluation.accuracy if evaluation else None,
-            validation_auroc=evaluation.auroc if evaluation else None,
-            validation_brier=evaluation.brier if evaluation else None,
+            metrics=evaluation.metrics if evaluation else {},
         )
     return RoundRecord(
         round=number,
@@ -187,10 +252,45 @@ def _at(exchange: Exchange, address: Address, kind: type[M]) -> M | None:
         return None
 
 
-def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Exchange) -> Tensor:
+class _Desk(NamedTuple):
+    """What of a plan a round needs: its strategy, and which tensors of the network travel."""
+
+    strategy: Strategy
+    parts: Parts
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        strategy = STRATEGIES[plan.aggregation.strategy]
+        parts = parts_of(
+            network_for(plan.cohort, plan.network),
+            personal=plan.personal.layers,
+            frozen=plan.training.frozen,
+            keep_normalisation=strategy.keeps_normalisation,
+        )
+        return cls(strategy, parts)
+
+    def size(self, base: Weights) -> int:
+        """How many integers an update has."""
+        return sum(blocks(*travelling(base, self.parts), self.strategy))
+
+
+def _memory(plan: Plan, number: int, desk: _Desk, base: Weights, exchange: Exchange) -> Memory:
+    """What the strategy kept after round `number`."""
+    layout = layout_of(desk.strategy.init(travelling(base, desk.parts)[0], plan.aggregation))
+    if not layout:
+        return {}
+    recipient = EVERYONE if desk.strategy.shares_memory else COORDINATOR
+    message = fetch(exchange, Address(plan.run, number, "memory", COORDINATOR, recipient), ServerMemory)
+    return from_bytes(exchange.payload(message.payload), layout)
+
+
+def _checked_update(message: Update, plan: Plan, turns: Mapping[str, Turn], values: int, exchange: Exchange) -> Tensor:
     where = f"{message.sender}, round {message.round}"
     if message.sender not in plan.participants:
         raise MessageRefused(f"{where}: no participant of run {plan.run}")
+    if message.sender not in turns:
+        raise MessageRefused(f"{where}: it was not invited to this round")
+    base = model_of(plan.run, turns[message.sender].base, exchange)
     if message.plan != plan.digest:
         raise MessageRefused(f"{where}: the update was made under another plan")
     if message.base != base.payload.sha256:
@@ -199,12 +299,11 @@ def _checked_update(message: Update, plan: Plan, base: GlobalModel, exchange: Ex
         raise MessageRefused(
             f"{where}: it weighs {message.weight}; by the rows it was admitted with it weighs {agreed}"
         )
-    if message.weight != STRATEGIES[plan.aggregation.strategy](message.rows):
+    if message.weight > STRATEGIES[plan.aggregation.strategy].weigh(message.rows):
         raise MessageRefused(
-            f"{where}: weight {message.weight} is not what {plan.aggregation.strategy} gives for its rows"
+            f"{where}: weight {message.weight} is more than {plan.aggregation.strategy} gives for its rows"
         )
     kind = "I32" if plan.grid.bits == 32 else "I64"
-    values = sum(math.prod(layout.shape) for layout in _layout(plan).values())
     expected = {"update": Layout(kind, (values,))}
     update = from_bytes(exchange.payload(message.payload), expected)["update"]
     bound = plan.grid.limit * message.weight * 2.0**plan.grid.exponent + 0.5

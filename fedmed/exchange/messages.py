@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.aggregation.strategies import AggregationOptions
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
 from fedmed.evaluation.comparison import Comparison
@@ -16,17 +15,20 @@ from fedmed.evaluation.curves import CalibrationBin, RocCurve
 from fedmed.evaluation.measurement import Measurement
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions
+from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
-from fedmed.training.recalibration import PersonalOptions
+from fedmed.training.personal import PersonalOptions
 from fedmed.typed_yaml import Record
 
 COORDINATOR = "coordinator"
 EVERYONE = "everyone"
 LARGEST_MESSAGE = 1 << 20
+MOST_METRICS = 32
 
 Party = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Purpose = Literal["validate", "statistics", "train", "evaluate", "test"]
+Metric = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Purpose = Literal["validate", "describe", "statistics", "train", "evaluate", "test"]
 
 
 class Payload(Record):
@@ -101,6 +103,7 @@ class Plan(Message):
     aggregation: AggregationOptions
     personal: PersonalOptions
     grid: FixedPoint
+    start: Digest
 
     @property
     def digest(self) -> str:
@@ -115,6 +118,14 @@ class GlobalModel(Message):
     sender: Party = COORDINATOR
     recipient: Party = EVERYONE
     participants: tuple[Party, ...] = ()
+    payload: Payload
+
+
+class ServerMemory(Message):
+    """Coordinator: what its strategy keeps after a round; addressed to everyone only if the strategy shares it."""
+
+    kind: Literal["memory"] = "memory"
+    sender: Party = COORDINATOR
     payload: Payload
 
 
@@ -138,6 +149,16 @@ class Statistics(Message):
     payload: Payload
 
 
+class Description(Message):
+    """Site to coordinator: counts and sums of its training rows, in the payload, small ones withheld."""
+
+    kind: Literal["description"] = "description"
+    recipient: Party = COORDINATOR
+    rows: int = Field(ge=5, le=10**9)
+    minimum_cell: int = Field(ge=5)
+    payload: Payload
+
+
 class Update(Message):
     """Site to coordinator: its weighted change of the base model, in the payload, and its training loss."""
 
@@ -154,17 +175,17 @@ class Update(Message):
 class RoundEvaluation(Message):
     """Site to coordinator: how the round's model does on its validation rows, shifted as the hospital would use it.
 
-    A figure is absent where cells are small. The shift itself stays at the hospital.
+    `loss` is the mean of the kind's own loss, as :mod:`fedmed.training.losses` names it: log loss, cross entropy, Cox's
+    partial likelihood or that of hazards in intervals; `metrics` are those of `fedmed.evaluation.kinds`. A figure is
+    absent where cells are small. The shift itself stays at the hospital.
     """
 
     kind: Literal["evaluation"] = "evaluation"
     recipient: Party = COORDINATOR
     model: Digest
     rows: int | None = Field(ge=1, le=10**9)
-    log_loss: float | None = Field(ge=0, le=10**9)
-    accuracy: float | None = Field(ge=0, le=1)
-    auroc: float | None = Field(ge=0, le=1)
-    brier: float | None = Field(ge=0, le=1)
+    loss: float | None = Field(ge=0, le=10**9)
+    metrics: dict[Metric, Annotated[float, Field(ge=0, le=2)]] = Field({}, max_length=MOST_METRICS)
 
 
 class TestReport(Message):
@@ -182,7 +203,7 @@ class TestReport(Message):
 
 
 AnyMessage = Annotated[
-    Invitation | Plan | GlobalModel | Admission | Statistics | Update | RoundEvaluation | TestReport,
+    Invitation | Plan | GlobalModel | ServerMemory | Admission | Statistics | Description | Update | RoundEvaluation | TestReport,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyMessage)

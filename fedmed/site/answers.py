@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fedmed.aggregation.statistics import column_sums
-from fedmed.aggregation.strategies import STRATEGIES, encode_update
 from fedmed.errors import MessageRefused, VaultError
-from fedmed.evaluation.disclosure import withheld
-from fedmed.evaluation.metrics import accuracy, auroc, brier, log_loss
+from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import (
     COORDINATOR,
@@ -30,14 +29,18 @@ from fedmed.exchange.messages import (
     Update,
     encode,
 )
-from fedmed.models.bundle import probabilities
-from fedmed.seeds import torch_generator
+from fedmed.models.bundle import outputs, predictions
+from fedmed.models.networks import state_of
 from fedmed.site.admission import examine_partition
+from fedmed.site.description import describe
 from fedmed.site.home import SiteHome
+from fedmed.site.memory import forget_other_runs, keep_turn, last_turn
 from fedmed.site.report import report
 from fedmed.site.session import Desk, open_session
-from fedmed.training.local import train_locally
-from fedmed.weights import from_bytes, layout_of, sha256, to_bytes
+from fedmed.strategies.base import Memory
+from fedmed.strategies.turn import take_turn
+from fedmed.strategies.update import encode_update, travelling
+from fedmed.weights import Weights, from_bytes, layout_of, sha256, to_bytes
 
 
 class Answer(NamedTuple):
@@ -89,7 +92,7 @@ def answer(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Receip
         round=invitation.round,
         topic=topic,
         rows=getattr(message, "rows", None) if topic != "admission" else None,
-        loss=getattr(message, "loss", getattr(message, "log_loss", None)),
+        loss=getattr(message, "loss", None),
         seconds=round(time.perf_counter() - started, 4),
         size=len(data) + (message.payload.size if message.payload else 0),
         sha256=message.payload.sha256 if message.payload else sha256(data),
@@ -130,8 +133,13 @@ def _admission(home: SiteHome, invitation: Invitation, **content: Any) -> Admiss
     return Admission(run=invitation.run, round=invitation.round, sender=home.name, **content)
 
 
+def _describe(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
+    return Answer(*describe(home, invitation))
+
+
 def _statistics(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
     session = open_session(home)
+    forget_other_runs(home, invitation.run)
     sums = column_sums(session.tables["train"], session.manifest.cohort, invitation.minimum_cell)
     payload = to_bytes({"sums": sums})
     message = Statistics(run=invitation.run, round=invitation.round, sender=home.name, payload=reference(payload))
@@ -140,15 +148,27 @@ def _statistics(home: SiteHome, invitation: Invitation, exchange: Exchange) -> A
 
 def _train(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
     desk, base, base_digest = _start(home, invitation, exchange)
-    plan = desk.plan
-    examples = desk.examples["train"]
-    generator = torch_generator(plan.training.seed, invitation.round, home.name, "batches")
-    result = train_locally(desk.network, base, examples.features, examples.labels, plan.training, generator)
-    rows = len(examples.labels)
+    plan, strategy = desk.plan, desk.strategy
+    rows = len(desk.examples["train"].labels)
     if rows < invitation.minimum_cell:
         raise MessageRefused(f"{home.name}: fewer training rows than the minimum cell; it may not tell how many")
-    weight = STRATEGIES[plan.aggregation.strategy](rows)
-    payload = to_bytes({"update": encode_update(result.weights, base, weight, plan.grid)})
+    weight = plan.weights[home.name]
+    if weight > strategy.weigh(rows):
+        raise MessageRefused(f"{home.name}: by the plan it weighs {weight}, more than its rows give it")
+    sent, kept = take_turn(
+        strategy,
+        plan.aggregation,
+        desk.problem(),
+        home.name,
+        invitation.round,
+        base,
+        _shared(desk, invitation, base, exchange),
+        last_turn(home, plan.run, invitation.round - 1),
+        desk.parts,
+    )
+    update = encode_update(sent, *travelling(base, desk.parts), strategy, weight, plan.grid)
+    payload = to_bytes({"update": update})
+    keep_turn(home, plan.run, invitation.round, kept)  # first: what was posted is not computed again
     message = Update(
         run=invitation.run,
         round=invitation.round,
@@ -157,7 +177,7 @@ def _train(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer
         base=base_digest,
         weight=weight,
         rows=rows,
-        loss=result.loss,
+        loss=sent.fitted.loss,
         payload=reference(payload),
     )
     return Answer(message, payload)
@@ -166,20 +186,20 @@ def _train(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer
 def _evaluate(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
     desk, weights, digest = _start(home, invitation, exchange)
     examples = desk.examples["validation"]
-    label = examples.labels.numpy()
-    probability = probabilities(desk.network, weights, examples.features, desk.shift(weights))
-    hidden = withheld(probability, label, invitation.minimum_cell)
-    told = {
-        metric.__name__: None if metric.__name__ in hidden else round(metric(probability, label), 6)
-        for metric in (log_loss, accuracy, auroc, brier)
-    }
+    target = desk.plan.cohort.target
+    own = desk.own(weights, last_turn(home, desk.plan.run, invitation.round).personal)
+    told = outputs(desk.network, own.state, examples.features).double() + torch.tensor(
+        own.shift or (0.0,), dtype=torch.float64
+    )
+    figures = KINDS[target.kind].round_figures(
+        predictions(told, target, desk.plan.network),
+        examples.labels.numpy(),
+        desk.likelihood(told, examples.labels.double()).item(),
+        invitation.minimum_cell,
+        target.horizon,
+    )
     message = RoundEvaluation(
-        run=invitation.run,
-        round=invitation.round,
-        sender=home.name,
-        model=digest,
-        rows=None if "rows" in hidden else len(label),
-        **told,
+        run=invitation.run, round=invitation.round, sender=home.name, model=digest, **figures._asdict()
     )
     return Answer(message)
 
@@ -194,8 +214,9 @@ def _test(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
 
 def _start(home: SiteHome, invitation: Invitation, exchange: Exchange) -> tuple[Desk, dict[str, Tensor], str]:
     desk = _desk(home, invitation, exchange)
-    if set(invitation.models) != {"federated"}:
-        raise MessageRefused(f"{home.name}: expected one model, the federated one, got {sorted(invitation.models)}")
+    expected = {"federated", "memory"} if _wants_memory(desk, invitation) else {"federated"}
+    if set(invitation.models) != expected:
+        raise MessageRefused(f"{home.name}: expected {sorted(expected)}, got {sorted(invitation.models)}")
     model = invitation.models["federated"]
     return desk, _weights(desk, model, exchange), model.sha256
 
@@ -210,7 +231,19 @@ def _desk(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Desk:
 
 
 def _weights(desk: Desk, payload: Payload, exchange: Exchange) -> dict[str, Tensor]:
-    return from_bytes(exchange.payload(payload), layout_of(dict(desk.network.named_parameters())))
+    return from_bytes(exchange.payload(payload), layout_of(state_of(desk.network)))
+
+
+def _wants_memory(desk: Desk, invitation: Invitation) -> bool:
+    return desk.strategy.shares_memory and invitation.purpose == "train"
+
+
+def _shared(desk: Desk, invitation: Invitation, base: Weights, exchange: Exchange) -> Memory:
+    """The server's memory, where the strategy shares it; what the strategy begins with tells how it must look."""
+    if not _wants_memory(desk, invitation):
+        return {}
+    layout = layout_of(desk.strategy.init(travelling(base, desk.parts)[0], desk.plan.aggregation))
+    return from_bytes(exchange.payload(invitation.models["memory"]), layout)
 
 
 def _same_question(earlier: Message, invitation: Invitation, home: SiteHome) -> None:
@@ -221,12 +254,13 @@ def _same_question(earlier: Message, invitation: Invitation, home: SiteHome) -> 
         answered = {earlier.model}
     else:
         return
-    if answered != asked:
+    if not answered <= asked:
         raise MessageRefused(f"{home.name}: round {invitation.round} was answered for another model already")
 
 
 ANSWERS: dict[Purpose, Callable[[SiteHome, Invitation, Exchange], Answer]] = {
     "validate": _validate,
+    "describe": _describe,
     "statistics": _statistics,
     "train": _train,
     "evaluate": _evaluate,
@@ -234,6 +268,7 @@ ANSWERS: dict[Purpose, Callable[[SiteHome, Invitation, Exchange], Answer]] = {
 }
 ANSWER_TOPICS: dict[Purpose, str] = {
     "validate": "admission",
+    "describe": "description",
     "statistics": "statistics",
     "train": "update",
     "evaluate": "evaluation",

@@ -54,6 +54,11 @@ class SiteHome:
         return self.path / "contract"
 
     @property
+    def rounds(self) -> Path:
+        """What the hospital keeps between the rounds of a run."""
+        return self.path / "rounds"
+
+    @property
     def models(self) -> Path:
         """Models that the hospital keeps to itself."""
         return self.path / "models"

@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import ValidationError
 
-from fedmed.errors import WorkspaceError
+from fedmed.errors import MessageRefused, WorkspaceError
 from fedmed.files import write_atomically
-from fedmed.models.bundle import ModelBundle
+from fedmed.models.bundle import ModelBundle, expected_layout
 from fedmed.site.home import SiteHome
+from fedmed.training.personal import Personal
 from fedmed.typed_yaml import Record
+from fedmed.weights import Weights, from_bytes, sha256, to_bytes
 
 
-class _Personal(Record):
-    """A shift of the intercept, of one model."""
+class _Own(Record):
+    """A hospital's shift of one model's outputs, and the digest of its own state where it differs from the global."""
 
     weights: str
-    shift: float
+    shift: tuple[float, ...]
+    state: str | None
 
 
-def keep_shift(home: SiteHome, weights: str, shift: float) -> None:
-    """Keep the shift of the model whose weights have this SHA-256."""
-    kept = _Personal(weights=weights, shift=shift)
-    write_atomically(home.models / f"{weights[:16]}.json", kept.model_dump_json(indent=1).encode() + b"\n", mode=0o600)
+def keep_own(home: SiteHome, weights: str, shared: Weights, own: Personal) -> None:
+    """Keep what is a hospital's own of the model whose weights have this SHA-256.
+
+    Args:
+        home: the hospital.
+        weights: names the global model.
+        shared: the global state.
+        own: the model as the hospital uses it.
+    """
+    path = home.models / f"{weights[:16]}.json"
+    digest = None
+    if any(not torch.equal(own.state[name], shared[name]) for name in shared):
+        data = to_bytes(own.state)
+        digest = sha256(data)
+        write_atomically(path.with_suffix(".safetensors"), data, mode=0o600)
+    kept = _Own(weights=weights, shift=own.shift, state=digest)
+    write_atomically(path, kept.model_dump_json(indent=1).encode() + b"\n", mode=0o600)
 
 
-def shift_for(home: SiteHome, bundle: ModelBundle) -> float | None:
-    """The hospital's shift of a model; None if the model was never tested here.
+def own_of(home: SiteHome, bundle: ModelBundle) -> Personal | None:
+    """A model as the hospital uses it; None if the model was never tested here.
 
     Raises:
-        WorkspaceError: if the hospital's file does not hold one.
+        WorkspaceError: if the hospital's files do not hold one.
     """
     path = home.models / f"{bundle.description.weights[:16]}.json"
     try:
-        kept = _Personal.model_validate_json(path.read_bytes())
+        kept = _Own.model_validate_json(path.read_bytes())
+        if kept.weights != bundle.description.weights:
+            return None
+        if kept.state is None:
+            return Personal(dict(bundle.weights), kept.shift)
+        data = path.with_suffix(".safetensors").read_bytes()
+        if sha256(data) != kept.state:
+            raise MessageRefused("its state is another than it names")
+        return Personal(from_bytes(data, expected_layout(bundle.description)), kept.shift)
     except FileNotFoundError:
+        if path.exists():
+            raise WorkspaceError(f"{path}: its {path.stem}.safetensors is gone; test the model again") from None
         return None
-    except ValidationError:
+    except (ValidationError, MessageRefused):
         raise WorkspaceError(
             f"{path}: not a hospital's own part of a model; delete it and test the model again"
         ) from None
-    return kept.shift if kept.weights == bundle.description.weights else None

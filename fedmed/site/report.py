@@ -13,13 +13,15 @@ from fedmed.evaluation.comparison import compare
 from fedmed.evaluation.curves import calibration_curve, roc_curve
 from fedmed.evaluation.measurement import Measurement, measure
 from fedmed.exchange.messages import Invitation, TestReport
-from fedmed.models.bundle import probabilities
+from fedmed.models.bundle import outputs, predictions
 from fedmed.models.networks import initial_weights
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.site.home import SiteHome
-from fedmed.site.personal import keep_shift
+from fedmed.site.memory import last_turn
+from fedmed.site.personal import keep_own
 from fedmed.site.session import Desk, SiteSession, open_session
 from fedmed.training.alone import train_alone
+from fedmed.weights import Weights
 
 
 def report(
@@ -40,20 +42,21 @@ def report(
     session = open_session(home)
     label = session.tables["test"][TARGET].to_numpy()
     features = desk.examples["test"].features
-    predictions = {name: probabilities(desk.network, weights, features) for name, weights in models.items()}
-    if desk.plan.personal.intercept:
-        predictions["global"] = predictions["federated"]
-        shift = desk.shift(models["federated"])
-        keep_shift(home, invitation.models["federated"].sha256, shift)
-        predictions["federated"] = probabilities(desk.network, models["federated"], features, shift)
+    says = {name: _predict(desk, weights, features) for name, weights in models.items()}
+    shared = models["federated"]
+    own_part = desk.own(shared, last_turn(home, desk.plan.run, invitation.round).personal)
+    keep_own(home, invitation.models["federated"].sha256, shared, own_part)
+    if own_part.shift or any(own_part.state[name] is not shared[name] for name in shared):
+        says["global"] = says["federated"]
+        says["federated"] = _predict(desk, own_part.state, features, own_part.shift)
     own, majority = train_own(session, desk)
     if own is not None:
-        predictions["own"] = own
+        says["own"] = own
     seed = desk.plan.training.seed
     options = {"minimum_cell": invitation.minimum_cell, "resamples": invitation.resamples}
     measured = {
         name: measure(prediction, label, **options, generator=numpy_generator(seed, home.name, "bootstrap"))
-        for name, prediction in predictions.items()
+        for name, prediction in says.items()
     }
     if "global" in measured:
         # With the slope fixed at 1, the two models' calibration intercepts differ by the shift, which stays here.
@@ -61,15 +64,15 @@ def report(
     comparison = compare(
         home.name,
         label,
-        federated=predictions["federated"],
+        federated=says["federated"],
         own=own,
         majority=majority,
-        pooled=predictions.get("pooled"),
+        pooled=says.get("pooled"),
         **options,
         generator=numpy_generator(seed, home.name, "comparison"),
     )
-    roc = roc_curve(predictions["federated"], label, minimum_cell=invitation.minimum_cell)
-    calibration = calibration_curve(predictions["federated"], label, minimum_cell=invitation.minimum_cell)
+    roc = roc_curve(says["federated"], label, minimum_cell=invitation.minimum_cell)
+    calibration = calibration_curve(says["federated"], label, minimum_cell=invitation.minimum_cell)
     return TestReport(
         run=invitation.run,
         round=invitation.round,
@@ -95,12 +98,13 @@ def train_own(session: SiteSession, desk: Desk) -> tuple[np.ndarray | None, int]
     sums = column_sums(session.tables["train"], session.manifest.cohort, minimum_cell=1)
     examples = session.encode(pool_statistics([sums], session.manifest.cohort))
     start = initial_weights(desk.network, torch_generator(plan.training.seed, "start"))
-    best = train_alone(
-        desk.network,
-        start,
-        examples["train"],
-        examples["validation"],
-        plan.training,
-        torch_generator(plan.training.seed, session.home.name, "alone"),
-    )
-    return probabilities(desk.network, best.weights, examples["test"].features), majority
+    features, labels = examples["train"]
+    problem = desk.problem()._replace(features=features, labels=labels)
+    generator = torch_generator(plan.training.seed, session.home.name, "alone")
+    best = train_alone(problem, examples["validation"], start, generator)
+    return _predict(desk, best.state, examples["test"].features), majority
+
+
+def _predict(desk: Desk, state: Weights, features: Tensor, shift: tuple[float, ...] = ()) -> np.ndarray:
+    plan = desk.plan
+    return predictions(outputs(desk.network, state, features), plan.cohort.target, plan.network, shift or 0.0)

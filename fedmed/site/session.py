@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
-from fedmed.data.cohort import TARGET
 from fedmed.data.partition import MANIFEST, Manifest, read_manifest, read_partition
 from fedmed.errors import MessageRefused
 from fedmed.exchange.messages import Plan
-from fedmed.models.encoding import Encoder, InputStatistics, raw_matrix
+from fedmed.models.encoding import InputStatistics, encode, labels_of
 from fedmed.models.networks import network_for
+from fedmed.models.parts import Parts, parts_of
+from fedmed.seeds import torch_generator
 from fedmed.site.home import SiteHome
-from fedmed.training.recalibration import shift_of
+from fedmed.strategies.base import Strategy
+from fedmed.strategies.table import STRATEGIES
+from fedmed.training.local import Problem
+from fedmed.training.losses import Loss, LossOptions, loss_for
+from fedmed.training.personal import Personal, personalise
 from fedmed.weights import Weights
 
 MOST_SESSIONS = 256
@@ -35,12 +39,41 @@ class Desk:
     """A session at work under one plan: the network and every split, encoded."""
 
     plan: Plan
+    site: str
     network: nn.Module
+    strategy: Strategy
+    parts: Parts
     examples: dict[str, Examples]
 
-    def shift(self, weights: Weights) -> float:
-        """The hospital's own shift of a model's intercept, fitted to its training rows."""
-        return shift_of(self.network, weights, *self.examples["train"], self.plan.personal)
+    @property
+    def loss(self) -> Loss:
+        """What training makes small."""
+        return loss_for(self.plan.cohort.target, self.plan.network, self.plan.training.loss)
+
+    @property
+    def likelihood(self) -> Loss:
+        """What validation and calibration go by: the target's own loss, whatever weights training gives to classes."""
+        return loss_for(self.plan.cohort.target, self.plan.network, LossOptions())
+
+    def problem(self, split: str = "train") -> Problem:
+        """The rows of a split, to be fitted."""
+        return Problem(self.network, self.loss, *self.examples[split], self.plan.training)
+
+    def own(self, weights: Weights, kept: Weights) -> Personal:
+        """A model as this hospital uses it.
+
+        Args:
+            weights: the global state.
+            kept: the tensors that the hospital has of its own.
+        """
+        plan = self.plan
+        return personalise(
+            self.problem(),
+            {**weights, **kept},
+            plan.personal,
+            torch_generator(plan.training.seed, self.site, "fine-tune"),
+            None if plan.cohort.target.kind == "survival" and plan.network.survival == "cox" else self.likelihood,
+        )
 
 
 @dataclass
@@ -65,21 +98,22 @@ class SiteSession:
                     raise MessageRefused(f"{self.home.name}: the plan is for another declaration of {plan.cohort.name}")
                 if self.home.name not in plan.participants:
                     raise MessageRefused(f"{self.home.name}: the plan does not name this hospital")
-                self._desk = Desk(
-                    plan,
-                    network_for(plan.cohort, plan.network),
-                    self.encode(plan.statistics),
+                network, strategy = network_for(plan.cohort, plan.network), STRATEGIES[plan.aggregation.strategy]
+                parts = parts_of(
+                    network,
+                    personal=plan.personal.layers,
+                    frozen=plan.training.frozen,
+                    keep_normalisation=strategy.keeps_normalisation,
                 )
+                examples = self.encode(plan.statistics)
+                self._desk = Desk(plan, self.home.name, network, strategy, parts, examples)
             return self._desk
 
     def encode(self, statistics: InputStatistics) -> dict[str, Examples]:
         """Every split under some input statistics."""
-        encoder = Encoder(self.manifest.cohort, statistics)
+        cohort = self.manifest.cohort
         return {
-            name: Examples(
-                encoder(raw_matrix(table, self.manifest.cohort)),
-                torch.tensor(table[TARGET].to_numpy(), dtype=torch.float32),
-            )
+            name: Examples(encode(table, cohort, statistics), labels_of(table, cohort.target))
             for name, table in self.tables.items()
         }
 

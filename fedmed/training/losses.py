@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softplus
 
 from fedmed.errors import SettingsError
-from fedmed.models.survival import interval_ends
+from fedmed.models.survival import interval_ends, interval_of
 from fedmed.typed_yaml import Record
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def cox(outputs: Tensor, labels: Tensor) -> Tensor:
 
     1/N Σ over events i of  log Σ over j still at risk at time i of exp(η_j) − η_i,  after Cox 1972 with Breslow's way
     for equal times (all of the same time are at risk for each of them); as a network's loss in Faraggi and Simon 1995
-    and DeepSurv (Katzman et al. 2018, equation 4). The rows at risk are those of the batch, so that a larger batch
-    comes nearer to the likelihood of all rows. A batch without an event tells nothing and gives 0.
+    and DeepSurv (Katzman et al. 2018). The rows at risk are those of the batch, so that a larger batch comes nearer
+    to the likelihood of all rows. A batch without an event tells nothing and gives 0.
 
     Args:
         outputs: logarithms η of the relative hazards, of shape `(rows, 1)`.
@@ -111,7 +111,7 @@ def cox(outputs: Tensor, labels: Tensor) -> Tensor:
     # time is in it: all rows of one time read it there.
     _, counts = torch.unique_consecutive(durations, return_counts=True)
     last = torch.repeat_interleave(counts.cumsum(0) - 1, counts)
-    at_risk = torch.logcumsumexp(log_hazards, dim=0)[last] if len(last) else log_hazards
+    at_risk = torch.logcumsumexp(log_hazards, dim=0)[last]
     return (events * (at_risk - log_hazards)).sum() / events.sum().clamp(min=1)
 
 
@@ -119,8 +119,8 @@ def discrete_hazard(outputs: Tensor, labels: Tensor, horizon: float) -> Tensor:
     """Mean over the rows of the negative log likelihood of a survival in intervals, up to the horizon.
 
     A row with its event in interval k gives  −log h_k − Σ over j < k of log(1 − h_j);  a censored one the second sum
-    over the intervals of which it lived through the middle (Gensheimer and Narasimhan 2019, equations 2 to 4; Brown
-    1975). What comes after the horizon is as if the follow-up had ended there.
+    over the intervals of which it lived through the middle (Gensheimer and Narasimhan 2019; Brown 1975). What comes
+    after the horizon is as if the follow-up had ended there.
 
     Args:
         outputs: logits of the hazards h, of shape `(rows, intervals)`.
@@ -133,10 +133,10 @@ def discrete_hazard(outputs: Tensor, labels: Tensor, horizon: float) -> Tensor:
     """
     duration, event = labels[:, :1], labels[:, 1:].bool()
     intervals = outputs.shape[1]
-    ends = interval_ends(horizon, intervals, labels.dtype)
+    own, every = interval_of(duration, horizon, intervals), torch.arange(intervals)
     middles = interval_ends(horizon, 2 * intervals, labels.dtype)[::2]
-    survived = torch.where(event, duration > ends, duration >= middles)
-    died = event & (duration <= ends) & (duration > torch.cat([ends.new_zeros(1), ends[:-1]]))
+    survived = torch.where(event, every < own, duration >= middles)
+    died = event & (every == own)
     return (survived * softplus(outputs) + died * softplus(-outputs)).sum(dim=1).mean()
 
 
@@ -206,8 +206,8 @@ def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
         raise SettingsError(f"training.loss.class_weights: {name} weighs no classes; leave them out")
     if options.class_weights and len(options.class_weights) != target.classes_count:
         raise SettingsError(
-            f"training.loss.class_weights: expected one for each of the {target.classes_count} classes of {target.name}, got"
-            f" {len(options.class_weights)}"
+            f"training.loss.class_weights: expected one for each of the {target.classes_count} classes of {target.name},"
+            f" got {len(options.class_weights)}"
         )
     return kind.make(target, options)
 

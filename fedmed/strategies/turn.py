@@ -1,0 +1,104 @@
+"""A hospital's side of a round, as one function: make ready what the strategy's client needs, and run it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedmed.models.parts import Parts
+from fedmed.seeds import torch_generator
+from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy
+from fedmed.strategies.options import AggregationOptions
+from fedmed.strategies.update import travelling
+from fedmed.training.local import (
+    Correction,
+    Problem,
+    Trained,
+    batches_of_round,
+    factor,
+    fewest_in_batch,
+    gradient,
+    train,
+)
+from fedmed.weights import Weights
+
+
+class Kept(NamedTuple):
+    """What a hospital has after its turn and did not send: the strategy's memory, and its own tensors of the model."""
+
+    memory: Memory = {}
+    personal: Weights = {}
+
+
+def order_of(seed: int, site: str, rows: int) -> Callable[[int], Tensor]:
+    """The order of a hospital's rows in each pass: derived, so that any round can be computed without those before."""
+    return lambda epoch: torch.randperm(rows, generator=torch_generator(seed, site, "pass", epoch))
+
+
+def take_turn(
+    strategy: Strategy,
+    options: AggregationOptions,
+    problem: Problem,
+    site: str,
+    number: int,
+    base: Weights,
+    shared: Memory,
+    kept: Kept,
+    parts: Parts,
+) -> tuple[Sent, Kept]:
+    """One hospital's turn in a round.
+
+    Args:
+        strategy: the run's.
+        options: its constants.
+        problem: network, loss, training rows and training options.
+        site: the hospital's name; batch order is derived from it.
+        number: the round, from 1.
+        base: the global state that it starts from.
+        shared: the server's memory, where the strategy shares it.
+        kept: what it had after its last turn.
+        parts: which tensors travel, are its own, or frozen.
+
+    Returns:
+        What it sends, and what it keeps. Nothing that came in is changed.
+    """
+    training, rows = problem.options, len(problem.labels)
+    rate = training.learning_rate * factor(number, training.rounds, training.schedule, training.warmup)
+    order, fewest = order_of(training.seed, site, rows), fewest_in_batch(problem.network)
+    weights, statistics = travelling(base, parts)
+    own = {name: kept.personal.get(name, base[name]) for name in parts.personal}
+    still = {name: base[name] for name in parts.frozen}
+    after: dict[str, Tensor] = own
+
+    def fitted(start: Weights, trained: Trained) -> Fitted:
+        nonlocal after
+        after = {name: trained.state[name] for name in parts.personal}
+        return Fitted(
+            {name: trained.state[name] for name in start},
+            {name: trained.state[name] for name in parts.statistics},
+            trained.loss,
+            trained.steps,
+        )
+
+    def run(start: Weights, correct: Correction | None = None, *, passes: int | None = None) -> Fitted:
+        chosen = (
+            training if passes is None else training.model_copy(update={"local_epochs": passes, "local_updates": 0})
+        )
+        batches = batches_of_round(rows, chosen, number, order, fewest=fewest)
+        state = {**statistics, **own, **still, **start}
+        only_shared = None if correct is None else (lambda n, v: correct(n, v) if n in start else torch.zeros_like(v))
+        return fitted(start, train(problem, state, batches, rate=rate, correct=only_shared, fixed=parts.frozen))
+
+    def slope(at: Weights) -> Fitted:
+        nonlocal after
+        found = fitted(at, gradient(problem, {**statistics, **own, **still, **at}, fixed=parts.frozen))
+        trained = {name for name, _ in problem.network.named_parameters()}
+        after = {name: own[name] - rate * step if name in trained else step for name, step in after.items()}
+        return found
+
+    passes = training.rounds * training.local_epochs
+    sent = strategy.client(Site(weights, shared, kept.memory, rate, training.momentum, passes, run, slope), options)
+    return sent, Kept(sent.memory, {**after, **sent.personal})
