@@ -99,6 +99,11 @@ class Workspace:
         return self.coordinator / "admission.json"
 
     @property
+    def description_file(self) -> Path:
+        """What the hospitals' training rows look like."""
+        return self.coordinator / "description.json"
+
+    @property
     def training_folder(self) -> Path:
         """The chosen model and the history of its rounds."""
         return self.coordinator / "training"

@@ -17,11 +17,13 @@ from prefect.artifacts import (
 )
 
 from fedmed.coordinator.admission import Admissions
+from fedmed.coordinator.description import FederatedDescription
 from fedmed.coordinator.evaluation import read_evaluation
 from fedmed.coordinator.history import History
 from fedmed.coordinator.release import evaluation_table
 from fedmed.evaluation.measurement import Measurement
 from fedmed.workspace import Workspace
+from flows.tables import category_rows, number_rows
 
 MLFLOW_PAGES = "http://127.0.0.1:5001"
 SHOWN = ("rows", "accuracy", "auroc", "brier", "calibration_slope")
@@ -47,6 +49,19 @@ def show_admissions(admissions: Admissions) -> None:
             for site, message in admissions.sites.items()
         ],
     )
+
+
+def show_description(description: FederatedDescription) -> None:
+    """Two tables of the training rows, over all hospitals and of each: numbers, and categories with the target."""
+    of = (
+        f"Training rows of {len(description.hospitals)} hospitals. Small counts are withheld; figures have bounds then."
+    )
+    scopes = {"all": description.overall, **description.hospitals}
+    for key, rows_of in (("data-numbers", number_rows), ("data-categories", category_rows)):
+        rows = [
+            {"hospital": scope, **row} for scope, part in scopes.items() for row in rows_of(part, description.target)
+        ]
+        create_table_artifact(key=key, description=of, table=rows)
 
 
 @contextmanager

@@ -43,6 +43,9 @@ SITE_TASKS: dict[Purpose, Task[..., Receipt]] = {
         minutes=15,
         verb="Hold the hospital's data against the contract.",
     ),
+    "describe": _site_task(
+        "describe", "describe · {invitation.recipient}", minutes=15, verb="Send counts and sums of the training rows."
+    ),
     "statistics": _site_task(
         "statistics", "statistics · {invitation.recipient}", minutes=5, verb="Send the sums of the number columns."
     ),

@@ -18,7 +18,7 @@ EDGES = {"data", "exchange", "lineage", "registry", "serving", "settings", "site
 # A room of fedmed → the rooms that it may import. Ground is open to all. `data.cohort` and `data.contract` (the
 # declaration, and the row check without Great Expectations) are plain records that mathematics may read.
 MAY_IMPORT: dict[str, set[str]] = {
-    "aggregation": {"data", "models"},
+    "aggregation": {"data", "models", "privacy"},
     "data": {"privacy"},
     "evaluation": {"privacy"},
     "models": {"data"},

@@ -203,7 +203,16 @@ class TestReport(Message):
 
 
 AnyMessage = Annotated[
-    Invitation | Plan | GlobalModel | ServerMemory | Admission | Statistics | Description | Update | RoundEvaluation | TestReport,
+    Invitation
+    | Plan
+    | GlobalModel
+    | ServerMemory
+    | Admission
+    | Description
+    | Statistics
+    | Update
+    | RoundEvaluation
+    | TestReport,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyMessage)

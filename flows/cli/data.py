@@ -141,3 +141,35 @@ def check(console: Console, site: str) -> None:
     console.result(document, "\n".join(text))
     if not verdict.admitted:
         click.get_current_context().exit(5)
+
+
+@data.command()
+@click.option("--hospitals", is_flag=True, help="Print the tables of each hospital too.")
+@click.pass_obj
+def describe(console: Console, *, hospitals: bool) -> None:
+    """Describe the hospitals' training rows: missing values, means, quantiles, categories, the target.
+
+    Each admitted hospital counts its own rows and withholds small counts before they leave it; no row does. Where
+    something was withheld, a figure has bounds. The whole description is written to coordinator/description.json.
+    """
+    from fedmed.coordinator.description import read_description
+    from flows.environment import prefect_environment
+
+    workspace = console.open()
+    with prefect_environment(workspace.root):
+        from flows.description import describe_data
+
+        describe_data(workspace=str(workspace.root))
+    from flows.tables import category_rows, number_rows
+
+    description = read_description(workspace.description_file)
+    scopes = {f"{len(description.hospitals)} hospitals": description.overall}
+    scopes |= description.hospitals if hospitals else {}
+    text = []
+    for scope, part in scopes.items():
+        text.append(f"{scope}: {part.rows} training rows; counts under {part.minimum_cell} are withheld")
+        for rows in (category_rows(part, description.target), number_rows(part, description.target)):
+            text += ["", table(list(rows[0]), [list(row.values()) for row in rows])] if rows else []
+        text.append("")
+    text += [f"{site} was not described: {reason}" for site, reason in description.failed.items()]
+    console.result(description.model_dump(mode="json"), "\n".join(text).rstrip())

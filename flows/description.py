@@ -1,0 +1,39 @@
+"""The flow that describes the hospitals' data: counts, means and quantiles of the training rows, and no row leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from fedmed.coordinator.description import invite_to_describe, read_description
+from fedmed.coordinator.runs import read_admissions
+from fedmed.workspace import Workspace
+from flows.asking import SITES, ask
+from flows.pages import show_description
+from tasks import coordinator
+
+
+@flow(
+    name="describe data",
+    flow_run_name="describe data",
+    description=__doc__,
+    task_runner=SITES,
+    persist_result=False,
+)
+def describe_data(workspace: str = ".") -> dict[str, Any]:
+    """Describe the training rows of the hospitals that the last validation admitted.
+
+    Returns:
+        The run's name, the hospitals described, and hospital → why it could not be.
+
+    Raises:
+        WorkspaceError: if no hospital has been validated yet.
+        QuorumNotMet: if too few can be described.
+    """
+    place = Workspace(workspace)
+    invitations = invite_to_describe(place.settings(), place.cohort(), read_admissions(place))
+    asked = ask(place, invitations, place.settings().federation.quorum)
+    outcome = coordinator.describe(place.root, invitations[0].run, asked.answered, asked.failed)
+    show_description(read_description(place.description_file))
+    return outcome
