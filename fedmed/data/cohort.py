@@ -276,6 +276,7 @@ class Cohort(Record):
     target: Target
     minimum: Minimum = Minimum()
     columns: dict[Name, Column] = Field(min_length=1)
+    subgroups: tuple[Name, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -287,6 +288,9 @@ class Cohort(Record):
                 f"{', '.join(sorted(twice))}: a name may serve once, as an input, the target, the site or the patient;"
                 f" {', '.join(sorted(own))} are FedMed's own"
             )
+        for name in self.subgroups:
+            if name not in self.columns or self.columns[name].type != "category" or self.subgroups.count(name) > 1:
+                raise ValueError(f"`subgroups`: expected names of category columns, each once, got {name!r}")
         arrays = self.arrays()
         if len(arrays) > 1 or (self.modality == "image" and len(self.columns) > 1):
             raise ValueError(

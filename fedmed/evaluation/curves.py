@@ -1,17 +1,21 @@
-"""The points that may leave a hospital for a plot: a receiver operating characteristic and a calibration curve."""
+"""The points that may leave a hospital for a plot: ROC and calibration, or the survival of groups of similar risk."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike
+from collections.abc import Callable
 
-from fedmed.evaluation.disclosure import class_counts
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedmed.evaluation.disclosure import class_counts, event_counts
 from fedmed.evaluation.metrics import Array, by_distinct, checked
+from fedmed.evaluation.survival import Forecast, checked_labels, events_by, forecast, grid, kaplan_meier
 from fedmed.privacy.cells import DEFAULT_MINIMUM, may_publish
 from fedmed.typed_yaml import Record
 
 GRID = tuple(step / 20 for step in range(21))
 DECIMALS = 4
+RISK_GROUPS = 3
 
 
 class RocCurve(Record):
@@ -27,6 +31,42 @@ class CalibrationBin(Record):
     mean_prediction: float
     observed_share: float
     rows: int
+
+
+class RiskGroup(Record):
+    """Rows of similar predicted risk: how many there are, and the share of them without the event by some times."""
+
+    rows: int
+    times: tuple[float, ...]
+    survival: tuple[float, ...]
+
+
+class Curves(Record):
+    """What may be drawn of a model on one hospital's rows; None where it may not be told, or is not of this kind."""
+
+    roc: RocCurve | None = None
+    calibration: tuple[CalibrationBin, ...] | None = None
+    risk_groups: tuple[RiskGroup, ...] | None = None
+
+
+def binary_curves(prediction: ArrayLike, labels: ArrayLike, minimum_cell: int, horizon: float | None = None) -> Curves:
+    """Receiver operating characteristic and calibration."""
+    return Curves(
+        roc=roc_curve(prediction, labels, minimum_cell=minimum_cell),
+        calibration=calibration_curve(prediction, labels, minimum_cell=minimum_cell),
+    )
+
+
+def no_curves(prediction: ArrayLike, labels: ArrayLike, minimum_cell: int, horizon: float | None = None) -> Curves:
+    """None are told of several classes: a bin would have to hold enough patients of each."""
+    return Curves()
+
+
+def survival_curves(
+    prediction: ArrayLike | Forecast, labels: ArrayLike, minimum_cell: int, horizon: float | None = None
+) -> Curves:
+    """The survival of the risk groups."""
+    return Curves(risk_groups=risk_groups(prediction, labels, minimum_cell=minimum_cell, horizon=horizon))
 
 
 def roc_curve(probability: ArrayLike, label: ArrayLike, *, minimum_cell: int = DEFAULT_MINIMUM) -> RocCurve | None:
@@ -88,14 +128,7 @@ def calibration_curve(
         return None
     edges = np.quantile(p, np.arange(1, bins) / bins)
     quantile_bin = np.searchsorted(edges, p, side="left")
-    groups: list[Array] = []
-    open_rows = np.zeros(p.size, dtype=bool)
-    for current in range(bins):
-        open_rows |= quantile_bin == current
-        if may_publish(class_counts(y[open_rows]), minimum_cell):
-            groups.append(open_rows)
-            open_rows = np.zeros(p.size, dtype=bool)
-    groups[-1] = groups[-1] | open_rows  # the whole table suffices, so there is a last group
+    groups = _merged(quantile_bin, bins, lambda rows: may_publish(class_counts(y[rows]), minimum_cell))
     return tuple(
         CalibrationBin(
             mean_prediction=round(float(p[rows].mean()), DECIMALS),
@@ -104,3 +137,76 @@ def calibration_curve(
         )
         for rows in groups
     )
+
+
+def risk_groups(
+    prediction: ArrayLike | Forecast,
+    labels: ArrayLike,
+    *,
+    minimum_cell: int = DEFAULT_MINIMUM,
+    horizon: float | None,
+    groups: int = RISK_GROUPS,
+) -> tuple[RiskGroup, ...] | None:
+    """Kaplan-Meier curves of rows of similar risk, from low to high.
+
+    Royston & Altman 2013, BMC Medical Research Methodology 13:33, on "Kaplan-Meier curves for risk groups".
+
+    Args:
+        prediction: of a survival model.
+        labels: duration and event, of shape `(rows, 2)`.
+        minimum_cell: the fewest patients that a published cell may hold.
+        horizon: the follow-up considered; without it there are no curves.
+        groups: how many to begin with: thirds.
+
+    Returns:
+        Each group's rows and its curve, from 1 at time 0, at some of twenty equal steps up to the horizon. None if the
+        thirds, merged upwards like the bins of :func:`calibration_curve`, do not give two groups.
+
+    Raises:
+        ValueError: for what is no prediction or label, or a minimum cell under 5.
+
+    Guarantees:
+        - Every group holds at least `minimum_cell` rows with the event by the horizon, and as many without.
+        - Between two points of a curve lie at least `minimum_cell` events, and after its last point at least as many
+          rows are followed: no drop can be counted out to few patients.
+        - The order of the rows changes nothing.
+    """
+    y, risk = checked_labels(labels), forecast(prediction, horizon).risk
+    if horizon is None or not may_publish(event_counts(y, horizon), minimum_cell):
+        return None
+    edges = np.quantile(risk, np.arange(1, groups) / groups)
+    third = np.searchsorted(edges, risk, side="left")
+    found = _merged(third, groups, lambda rows: may_publish(event_counts(y[rows], horizon), minimum_cell))
+    told = [_group(y[rows], horizon, minimum_cell) for rows in found]
+    return tuple(told) if len(told) > 1 and all(len(group.times) > 1 for group in told) else None
+
+
+def _group(y: Array, horizon: float, minimum_cell: int) -> RiskGroup:
+    kept, last = [0.0], 0
+    for time in grid(horizon):
+        events = int(events_by(y, time).sum())
+        if events - last >= minimum_cell and (y[:, 0] > time).sum() >= minimum_cell:
+            kept.append(float(time))
+            last = events
+    share = kaplan_meier(y, kept)
+    return RiskGroup(
+        rows=len(y),
+        times=tuple(round(time, DECIMALS) for time in kept),
+        survival=tuple(round(float(entry), DECIMALS) for entry in share),
+    )
+
+
+def _merged(bins: NDArray[np.intp], count: int, enough: Callable[[NDArray[np.bool_]], bool]) -> list[NDArray[np.bool_]]:
+    """The rows of each bin, a bin that does not hold enough being joined to the next, and the last to the one before.
+
+    All rows together hold enough.
+    """
+    groups: list[NDArray[np.bool_]] = []
+    open_rows = np.zeros(bins.size, dtype=bool)
+    for current in range(count):
+        open_rows = open_rows | (bins == current)
+        if enough(open_rows):
+            groups.append(open_rows)
+            open_rows = np.zeros(bins.size, dtype=bool)
+    groups[-1] = groups[-1] | open_rows
+    return groups

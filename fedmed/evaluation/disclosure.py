@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fedmed.evaluation.metrics import METRICS, THRESHOLD, checked
+from fedmed.evaluation.survival import checked_labels, events_by
 from fedmed.privacy.cells import DEFAULT_MINIMUM, checked_minimum, may_publish
 
 NAMES = ("rows", *METRICS)
+SURVIVAL_NAMES = ("rows", "events", "c_index", "uno_c_index", "integrated_brier")
 PER_CLASS = frozenset({"auroc", "auprc", "sensitivity", "specificity", "calibration_slope", "calibration_intercept"})
 
 
@@ -62,3 +64,38 @@ def class_counts(label: ArrayLike) -> dict[str, int]:
     y = np.asarray(label)
     positive = int(y.sum())
     return {"negative": y.size - positive, "positive": positive}
+
+
+def event_counts(labels: ArrayLike, horizon: float | None = None) -> dict[str, int]:
+    """Patients with and without the event by the horizon, for :mod:`fedmed.privacy.cells`.
+
+    >>> event_counts([[1, 1], [5, 1], [9, 0]], horizon=4)
+    {'without': 2, 'events': 1}
+    """
+    y = checked_labels(labels)
+    events = int(events_by(y, horizon).sum())
+    return {"without": len(y) - events, "events": events}
+
+
+def withheld_of_survival(labels: ArrayLike, minimum_cell: int, horizon: float | None = None) -> frozenset[str]:
+    """Names of the measurements of a survival model that may not leave the hospital, `loss` among them.
+
+    Args:
+        labels: duration and event, of shape `(rows, 2)`.
+        minimum_cell: the fewest patients that a published cell may hold.
+        horizon: the follow-up considered.
+
+    Raises:
+        ValueError: for what is no label, or a minimum cell under 5.
+
+    Guarantees:
+        - Fewer rows than `minimum_cell`: everything.
+        - Fewer with the event, or without it: everything but the rows. Every figure, and a Cox model's loss above all,
+          is a sum over the events.
+    """
+    counts = event_counts(labels, horizon)
+    if sum(counts.values()) < checked_minimum(minimum_cell):
+        return frozenset({*SURVIVAL_NAMES, "loss"})
+    if may_publish(counts, minimum_cell):
+        return frozenset()
+    return frozenset({*SURVIVAL_NAMES, "loss"} - {"rows"})

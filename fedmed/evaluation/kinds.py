@@ -19,26 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedmed.evaluation import disclosure, measurement, metrics, multiclass, survival
+from fedmed.evaluation.comparison import Comparison, compare, compare_survival
+from fedmed.evaluation.curves import Curves, binary_curves, no_curves, survival_curves
 from fedmed.evaluation.measurement import FEWEST_PER_CLASS, RESAMPLES, Measurement, assemble, share
 from fedmed.evaluation.metrics import Array
 from fedmed.evaluation.survival import Forecast
-from fedmed.privacy.cells import DEFAULT_MINIMUM, checked_minimum, may_publish
+from fedmed.privacy.cells import DEFAULT_MINIMUM
 
 DECIMALS_OF_A_ROUND = 6
-FEWEST_EVENTS = FEWEST_PER_CLASS
-LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "integrated_brier"})
-IN_WORDS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "macro_auroc": "macro AUROC",
-    "macro_auprc": "macro AUPRC",
-    "brier": "Brier",
-    "c_index": "C-index",
-    "uno_c_index": "Uno's C-index",
-    "integrated_brier": "integrated Brier",
-}
-
-Counts = Callable[[Any], dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -50,7 +38,14 @@ class Kind:
         headline: what pages and summaries show of the test rows, the foremost first.
         withheld: prediction, labels, minimum cell, horizon → names of what may not leave, `rows` and `loss` included.
         values: prediction, labels, horizon → each validated metric; nan where it is undefined.
-        measure: prediction, labels, minimum cell, resamples, generator, horizon → measurements, `rows` first.
+        measure: prediction, labels, minimum_cell, resamples, generator, horizon → measurements, `rows` first.
+        compare: hospital, labels, federated, own, pooled, reference, minimum_cell, … → whether federating helped.
+        curves: prediction, labels, minimum cell, horizon → the points that may leave for plots.
+        complete: prediction, the same model's on the training rows (asked for only if needed), training labels, horizon
+            → the prediction with what the hospital's own training rows add to it.
+        reference: training labels, rows, horizon → what needs no model, as `compare` takes it.
+        trainable: training labels → whether anything can be learned from them alone.
+        classes: labels, number of classes, horizon → patients of each class, as small cells are counted.
     """
 
     validated: tuple[str, ...]
@@ -58,6 +53,12 @@ class Kind:
     withheld: Callable[[Any, Any, int, float | None], frozenset[str]]
     values: Callable[[Any, Any, float | None], dict[str, float]]
     measure: Callable[..., dict[str, Measurement]]
+    compare: Callable[..., Comparison]
+    curves: Callable[[Any, Any, int, float | None], Curves]
+    complete: Callable[[Any, Callable[[], Any], Any, float | None], Any]
+    reference: Callable[[Any, int, float | None], Any]
+    trainable: Callable[[Any], bool]
+    classes: Callable[[Any, int, float | None], dict[str, int]]
 
     def validate(
         self, prediction: Any, labels: Any, minimum_cell: int, horizon: float | None = None
@@ -162,31 +163,8 @@ def _measure_classes(
     )
 
 
-SURVIVAL_NAMES = ("rows", "events", "c_index", "uno_c_index", "integrated_brier")
-
-
-def event_counts(labels: Any, horizon: float | None = None) -> dict[str, int]:
-    """Patients with and without the event by the horizon, for :mod:`fedmed.privacy.cells`.
-
-    >>> event_counts([[1, 1], [5, 1], [9, 0]], horizon=4)
-    {'without': 2, 'events': 1}
-    """
-    y = survival.checked_labels(labels)
-    events = int(survival.events_by(y, horizon).sum())
-    return {"without": len(y) - events, "events": events}
-
-
 def _of_survival(prediction: Any, labels: Any, minimum_cell: int, horizon: float | None = None) -> frozenset[str]:
-    """Fewer rows than the cell: everything. Fewer with the event, or without: everything but the rows.
-
-    Every figure, and a Cox model's loss above all, is a sum over the events.
-    """
-    counts = event_counts(labels, horizon)
-    if sum(counts.values()) < checked_minimum(minimum_cell):
-        return frozenset({*SURVIVAL_NAMES, "loss"})
-    if may_publish(counts, minimum_cell):
-        return frozenset()
-    return frozenset({*SURVIVAL_NAMES, "loss"} - {"rows"})
+    return disclosure.withheld_of_survival(labels, minimum_cell, horizon)
 
 
 def _survival_values(prediction: Any, labels: Any, horizon: float | None = None) -> dict[str, float]:
@@ -209,16 +187,16 @@ def _measure_survival(
     forecast that only orders the rows has no integrated Brier score.
     """
     said, y = survival.forecast(prediction, horizon), survival.checked_labels(labels)
-    counts = event_counts(y, horizon)
-    unknown = set(SURVIVAL_NAMES[2:]) if counts["events"] < FEWEST_EVENTS else set()
+    counts = disclosure.event_counts(y, horizon)
+    unknown = set(disclosure.SURVIVAL_NAMES[2:]) if counts["events"] < survival.FEWEST_EVENTS else set()
     if not said.times.size:
         unknown.add("integrated_brier")
     return assemble(
-        SURVIVAL_NAMES,
+        disclosure.SURVIVAL_NAMES,
         rows=len(y),
         shares={"events": lambda: Measurement(value=counts["events"])},
         statistics=survival_statistics(said, y, horizon),
-        hidden=_of_survival(said, y, minimum_cell, horizon),
+        hidden=disclosure.withheld_of_survival(y, minimum_cell, horizon),
         unknown=unknown,
         resamples=resamples,
         generator=generator,
@@ -234,13 +212,56 @@ def survival_statistics(said: Forecast, labels: Array, horizon: float | None) ->
     }
 
 
+def _as_it_is(prediction: Any, on_training: Callable[[], Any], labels: Any, horizon: float | None) -> Any:
+    return prediction
+
+
+def _with_baseline(prediction: Any, on_training: Callable[[], Any], labels: Any, horizon: float | None) -> Forecast:
+    """A log relative hazard gets the baseline of the hospital's own training rows; survival curves need none."""
+    if np.ndim(prediction) == 1 and horizon is not None:
+        return survival.cox_forecast(prediction, on_training(), labels, survival.grid(horizon))
+    return survival.forecast(prediction, horizon)
+
+
+def _majority(labels: Any, rows: int, horizon: float | None) -> int:
+    """The class of most training rows; of equals the last."""
+    held = np.bincount(np.asarray(labels).astype(np.int64))
+    return int(held.size - 1 - held[::-1].argmax())
+
+
+def _one_curve(labels: Any, rows: int, horizon: float | None) -> Forecast | None:
+    """The Kaplan-Meier curve of the training rows, for every row."""
+    if horizon is None:
+        return None
+    times = survival.grid(horizon)
+    return Forecast(np.zeros(rows), times, np.tile(survival.kaplan_meier(labels, times), (rows, 1)))
+
+
+def _of_two(labels: Any, classes: int, horizon: float | None) -> dict[str, int]:
+    return disclosure.class_counts(labels)
+
+
+def _of_many(labels: Any, classes: int, horizon: float | None) -> dict[str, int]:
+    return multiclass.class_counts(labels, classes)
+
+
+def _of_events(labels: Any, classes: int, horizon: float | None) -> dict[str, int]:
+    return disclosure.event_counts(labels, horizon)
+
+
 KINDS: Mapping[str, Kind] = {
     "binary": Kind(
         validated=("accuracy", "auroc", "auprc", "brier"),
-        headline=("accuracy", "auroc", "brier"),
+        headline=("accuracy", "auroc", "auprc", "brier"),
         withheld=_of_binary,
         values=_binary_values,
         measure=_measure_binary,
+        compare=compare,
+        curves=binary_curves,
+        complete=_as_it_is,
+        reference=_majority,
+        trainable=lambda labels: np.unique(labels).size > 1,
+        classes=_of_two,
     ),
     "multiclass": Kind(
         validated=("balanced_accuracy", "accuracy", "macro_auroc", "macro_auprc", "brier"),
@@ -248,6 +269,12 @@ KINDS: Mapping[str, Kind] = {
         withheld=_of_classes,
         values=_class_values,
         measure=_measure_classes,
+        compare=compare,
+        curves=no_curves,
+        complete=_as_it_is,
+        reference=_majority,
+        trainable=lambda labels: np.unique(labels).size > 1,
+        classes=_of_many,
     ),
     "survival": Kind(
         validated=("c_index",),
@@ -255,5 +282,11 @@ KINDS: Mapping[str, Kind] = {
         withheld=_of_survival,
         values=_survival_values,
         measure=_measure_survival,
+        compare=compare_survival,
+        curves=survival_curves,
+        complete=_with_baseline,
+        reference=_one_curve,
+        trainable=lambda labels: bool(np.any(np.asarray(labels)[:, 1] == 1)),
+        classes=_of_events,
     ),
 }

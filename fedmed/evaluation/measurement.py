@@ -13,6 +13,7 @@ from pydantic import model_validator
 
 from fedmed.evaluation.disclosure import NAMES, PER_CLASS, class_counts, withheld
 from fedmed.evaluation.metrics import METRICS, Array, checked, resample_counts, right
+from fedmed.evaluation.names import COUNTS
 from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.typed_yaml import Record
 
@@ -23,7 +24,6 @@ FEWEST_RESAMPLES = 100
 FEWEST_PER_CLASS = 10
 UNDEFINED_AT_MOST = 0.025
 DECIMALS = 4
-COUNTS = frozenset({"rows", "events"})
 _Z = 1.959963984540054  # the 97.5 % point of the normal distribution
 _BLOCK = 1_000_000  # rows times resamples held at once: 8 MB an array
 

@@ -2,7 +2,8 @@
 
 Labels are of shape `(rows, 2)`: the follow-up, and 1 if it ended with the event, 0 if it was censored. What happened
 after the horizon is not looked at: an event later than that is a row without an event. Where an event and a censoring
-fall on the same time, the event counts as the earlier (Kalbfleisch & Prentice 2002, section 1.4).
+fall on the same time, the event counts as the earlier (Kalbfleisch & Prentice 2002, section 1.4). Times are compared in
+single precision, in which labels come.
 
 A function whose last argument is `counts` gives one value a resample, as in :mod:`fedmed.evaluation.metrics`; `counts`
 has shape `(resamples, rows)` and the result `(resamples,)`.
@@ -10,7 +11,7 @@ has shape `(resamples, rows)` and the result `(resamples,)`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from fedmed.evaluation.metrics import Array
 
 STEPS = 20
+FEWEST_EVENTS = 10
 _CELLS = 4_000_000  # pairs held at once: 32 MB an array
 _STEEPEST = 500.0  # of a log hazard: its exponential is still a number
 
@@ -47,7 +49,7 @@ def checked_labels(labels: ArrayLike) -> Array:
         raise ValueError(f"expected durations that are finite and at least 0; {wrong} of {len(y)} are not")
     if wrong := int(np.sum((y[:, 1] != 0) & (y[:, 1] != 1))):
         raise ValueError(f"expected events of 0 or 1; {wrong} of {len(y)} are not")
-    return y
+    return np.stack([_single(y[:, 0]), y[:, 1]], axis=1)
 
 
 def forecast(prediction: ArrayLike | Forecast, horizon: float | None = None) -> Forecast:
@@ -88,7 +90,7 @@ def grid(horizon: float, steps: int = STEPS) -> Array:
     >>> grid(8.0, 4).tolist()
     [2.0, 4.0, 6.0, 8.0]
     """
-    return np.asarray(horizon * np.arange(1, steps + 1) / steps, dtype=np.float64)
+    return _single(horizon * np.arange(1, steps + 1) / steps)
 
 
 def kaplan_meier(labels: ArrayLike, times: ArrayLike) -> Array:
@@ -100,7 +102,7 @@ def kaplan_meier(labels: ArrayLike, times: ArrayLike) -> Array:
     y = checked_labels(labels)
     distinct, event, _, at_risk = (part[..., :] for part in _table(y, np.ones((1, len(y)))))
     share = np.concatenate([[1.0], np.cumprod(1 - event[0] / np.maximum(at_risk[0], 1))])
-    return np.asarray(share[np.searchsorted(distinct, np.asarray(times, dtype=np.float64), side="right")])
+    return np.asarray(share[np.searchsorted(distinct, _single(np.asarray(times)), side="right")])
 
 
 def cox_forecast(risk: ArrayLike, training_risk: ArrayLike, training_labels: ArrayLike, times: ArrayLike) -> Forecast:
@@ -120,7 +122,7 @@ def cox_forecast(risk: ArrayLike, training_risk: ArrayLike, training_labels: Arr
     [[0.6065, 0.2231]]
     """
     r, trained, y = forecast(risk).risk, forecast(training_risk).risk, checked_labels(training_labels)
-    at = np.asarray(times, dtype=np.float64)
+    at = _single(np.asarray(times))
     centre = float(trained.mean()) if trained.size else 0.0
     hazard = np.exp(np.minimum(trained - centre, _STEEPEST))
     distinct, place = np.unique(y[:, 0], return_inverse=True)
@@ -214,7 +216,13 @@ def integrated_brier_over(prediction: Forecast, labels: Array, counts: Array) ->
 
 def events_by(labels: Array, horizon: float | None) -> NDArray[np.bool_]:
     """Which rows are known to have had the event by the horizon, of shape `(rows,)`."""
-    return np.asarray((labels[:, 1] == 1) & (labels[:, 0] <= (np.inf if horizon is None else horizon)))
+    return np.asarray(
+        (labels[:, 1] == 1) & (labels[:, 0] <= _single(np.asarray(np.inf if horizon is None else horizon)))
+    )
+
+
+def _single(times: NDArray[np.floating[Any]]) -> Array:
+    return times.astype(np.float32).astype(np.float64)
 
 
 def _concordance(risk: Array, labels: Array, horizon: float | None, weight: Array, counts: Array) -> Array:

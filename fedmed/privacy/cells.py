@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fedmed.typed_yaml import Record
 
@@ -88,3 +88,50 @@ def published(counts: Mapping[str, int], minimum: int = DEFAULT_MINIMUM) -> dict
     return {"rows": Count(value=rows if rows >= minimum else None)} | {
         name: Count(value=count if open_table else None) for name, count in counts.items()
     }
+
+
+def told_groups(groups: Sequence[Mapping[str, int]], minimum: int = DEFAULT_MINIMUM, rest: int = 0) -> list[bool]:
+    """Which groups of patients may be spoken of beside all of them together.
+
+    Args:
+        groups: patients of each class in each group, the same classes in every group; no patient is in two groups.
+        minimum: the fewest patients that a published cell may hold.
+        rest: patients in none of the groups. They are never spoken of, and count as one more group that is not told.
+
+    Returns:
+        For each group, whether figures of it may leave the hospital.
+
+    Raises:
+        ValueError: if a count is negative or the minimum is under 5.
+
+    Guarantees:
+        - A told group holds at least `minimum` patients of every class.
+        - If one group is not told, another is not either: all patients less those of the told groups would be the one.
+          Groups are held back from the last on, not the smallest first, of which an onlooker could conclude more (Wong
+          et al. 2007, VLDB, section 3), until those held back have, of every class, at least `minimum - 1` patients
+          beyond what a told group would need; if there are not as many, none is told.
+
+    >>> told_groups([{"ill": 30, "well": 30}, {"ill": 2, "well": 20}, {"ill": 40, "well": 50}], 11)
+    [True, False, False]
+    >>> told_groups([{"ill": 30, "well": 30}, {"ill": 2, "well": 20}], 11)
+    [False, False]
+    """
+    if rest < 0:
+        raise ValueError("a table of counts: expected numbers of patients, got a negative one")
+    told = [may_publish(group, minimum) for group in groups]
+    if all(told) and not rest:
+        return told
+    classes = {name for group in groups for name in group}
+    slack = {
+        name: sum(group.get(name, 0) for group, may in zip(groups, told, strict=True) if not may) for name in classes
+    }
+    covers = 0
+    for place in reversed(range(len(groups))):
+        if covers and all(spare >= minimum - 1 for spare in slack.values()):
+            break
+        if told[place]:
+            told[place], covers = False, covers + 1
+            slack = {name: spare + groups[place].get(name, 0) - minimum for name, spare in slack.items()}
+    if not (covers and all(spare >= minimum - 1 for spare in slack.values())):
+        return [False] * len(groups)
+    return told

@@ -30,7 +30,7 @@ def hospital(rows: int, seed: int, *, federated: float, own: float) -> dict[str,
 
 def compared(*, seed: int = 0, **settings: Any) -> Comparison:
     """`hungarian` with 400 resamples, unless the case says otherwise."""
-    defaults: dict[str, Any] = {"majority": 0, "resamples": 400, "generator": np.random.default_rng(seed)}
+    defaults: dict[str, Any] = {"reference": 0, "resamples": 400, "generator": np.random.default_rng(seed)}
     return compare("hungarian", **(defaults | settings))
 
 
@@ -38,15 +38,15 @@ def test_the_difference_by_hand() -> None:
     """Of 24 rows, the federated model is .2 off and the own one .6: Brier .04 against .36, accuracy 1 against 0."""
     y = np.tile([0, 1], 12)
     found = compared(label=y, federated=np.where(y, 0.8, 0.2), own=np.where(y, 0.4, 0.6), pooled=np.where(y, 0.9, 0.1))
-    assert {name: entry.value for name, entry in found.brier.items()} == {
+    assert {name: entry.value for name, entry in found.figures["brier"].items()} == {
         "federated": 0.04,
         "own": 0.36,
         "pooled": 0.01,
     }
-    assert {name: entry.value for name, entry in found.brier_difference.items()} == {"own": -0.32, "pooled": 0.03}
+    assert {name: entry.value for name, entry in found.differences["brier"].items()} == {"own": -0.32, "pooled": 0.03}
     accuracy = {"federated": 1, "own": 0, "pooled": 1, "majority": 0.5}
-    assert {name: entry.value for name, entry in found.accuracy.items()} == accuracy
-    assert {name: entry.value for name, entry in found.accuracy_difference.items()} == {
+    assert {name: entry.value for name, entry in found.figures["accuracy"].items()} == accuracy
+    assert {name: entry.value for name, entry in found.differences["accuracy"].items()} == {
         "own": 1,
         "pooled": 0,
         "majority": 0.5,
@@ -55,7 +55,7 @@ def test_the_difference_by_hand() -> None:
 
 def test_a_better_federated_model_helped() -> None:
     found = compared(**hospital(300, 1, federated=0.2, own=2.5))
-    difference = found.brier_difference["own"]
+    difference = found.differences["brier"]["own"]
     assert found.verdict == "helped"
     assert difference.high is not None
     assert difference.high < 0
@@ -74,10 +74,9 @@ def test_the_sentence_has_the_figures_that_the_verdict_rests_on() -> None:
     found = Comparison(
         hospital="hungarian",
         verdict="helped",
-        brier=entries,
-        accuracy=entries,
-        brier_difference=gap,
-        accuracy_difference=gap,
+        metric="brier",
+        figures={"brier": entries},
+        differences={"brier": gap},
     )
     expected = "Federating helped hungarian: Brier .142 against .171 alone (difference −.029, 95 % −.051 to −.008)"
     assert found.sentence == expected
@@ -94,14 +93,14 @@ def test_a_hospital_without_a_model_of_its_own_has_no_verdict() -> None:
     data = hospital(100, 1, federated=0.5, own=0.5)
     found = compared(label=data["label"], federated=data["federated"], own=None)
     assert found.verdict == "not estimable"
-    assert found.brier["federated"].value is not None
-    assert found.brier["own"] == found.accuracy_difference["own"] == Measurement(reason="not estimable")
+    assert found.figures["brier"]["federated"].value is not None
+    assert found.figures["brier"]["own"] == found.differences["accuracy"]["own"] == Measurement(reason="not estimable")
     assert found.sentence == "Whether federating helped hungarian is not estimable: it has no model of its own"
 
 
 def test_too_few_rows_have_no_verdict() -> None:
     found = compared(**hospital(10, 1, federated=0.5, own=0.5), minimum_cell=11)
-    entries = [*found.brier.values(), *found.accuracy.values(), *found.brier_difference.values()]
+    entries = [*found.figures["brier"].values(), *found.figures["accuracy"].values(), *found.differences["brier"].values()]
     assert {entry.reason for entry in entries} == {"suppressed"}
     assert found.sentence == "Whether federating helped hungarian is not estimable: its figures are suppressed"
 
@@ -109,23 +108,23 @@ def test_too_few_rows_have_no_verdict() -> None:
 def test_a_small_class_suppresses_the_majority_but_a_true_bound() -> None:
     """Of 29 rows, 3 are ill. Fewer than 11 are: so at least 19 of 29, or .655, are not. It is shown as .65."""
     y, p = (np.arange(29) < 3).astype(int), np.linspace(0.02, 0.9, 29)
-    found = compared(label=y, federated=p, own=p[::-1], majority=0)
+    found = compared(label=y, federated=p, own=p[::-1], reference=0)
     assert found.verdict != "not estimable"
-    assert found.accuracy["majority"] == Measurement(reason="suppressed", low=0.65)
-    assert found.accuracy_difference["majority"] == Measurement(reason="suppressed")
-    assert str(found.accuracy["majority"]) == "≥ .65"
-    other_way = compared(label=y, federated=p, own=p[::-1], majority=1)
-    assert other_way.accuracy["majority"] == Measurement(reason="suppressed", high=0.35)  # 10 of 29 is .345
+    assert found.figures["accuracy"]["majority"] == Measurement(reason="suppressed", low=0.65)
+    assert found.differences["accuracy"]["majority"] == Measurement(reason="suppressed")
+    assert str(found.figures["accuracy"]["majority"]) == "≥ .65"
+    other_way = compared(label=y, federated=p, own=p[::-1], reference=1)
+    assert other_way.figures["accuracy"]["majority"] == Measurement(reason="suppressed", high=0.35)  # 10 of 29 is .345
 
 
 def test_the_bound_is_true_for_every_small_class() -> None:
     for rows in range(21, 200):
         for small in (0, 10):
             y = (np.arange(rows) < small).astype(int)
-            found = compared(label=y, federated=np.full(rows, 0.3), own=None).accuracy["majority"]
+            found = compared(label=y, federated=np.full(rows, 0.3), own=None).figures["accuracy"]["majority"]
             assert found.low is not None
             assert found.low <= 1 - small / rows
-            found = compared(label=y, federated=np.full(rows, 0.3), own=None, majority=1).accuracy["majority"]
+            found = compared(label=y, federated=np.full(rows, 0.3), own=None, reference=1).figures["accuracy"]["majority"]
             assert found.high is not None
             assert found.high >= small / rows
 
@@ -133,7 +132,7 @@ def test_the_bound_is_true_for_every_small_class() -> None:
 def test_two_small_classes_have_no_bound() -> None:
     """Of 20 rows, 10 and 10: that both are under 11 would say exactly that."""
     y = np.tile([0, 1], 10)
-    assert compared(label=y, federated=np.linspace(0, 1, 20), own=None).accuracy["majority"] == Measurement(
+    assert compared(label=y, federated=np.linspace(0, 1, 20), own=None).figures["accuracy"]["majority"] == Measurement(
         reason="suppressed"
     )
 
@@ -142,9 +141,9 @@ def test_a_model_that_always_says_the_same_does_not_tell_the_class_through_a_dif
     y, p = (np.arange(60) < 3).astype(int), np.linspace(0.02, 0.9, 60)
     found = compared(label=y, federated=p, own=np.full(60, 0.05))
     suppressed = Measurement(reason="suppressed")
-    assert found.accuracy["own"] == found.accuracy_difference["own"] == suppressed
-    assert found.brier["own"] == found.brier_difference["own"] == suppressed
-    assert found.accuracy["federated"].value is not None
+    assert found.figures["accuracy"]["own"] == found.differences["accuracy"]["own"] == suppressed
+    assert found.figures["brier"]["own"] == found.differences["brier"]["own"] == suppressed
+    assert found.figures["accuracy"]["federated"].value is not None
     assert found.verdict == "not estimable"
 
 
@@ -167,7 +166,7 @@ def test_no_withheld_class_follows_from_the_comparison(majority: int, own: str) 
                         "always negative": np.full(rows, 0.1),
                         "always positive": np.full(rows, 0.9),
                     }
-                    settings = {"majority": majority, "minimum_cell": minimum, "resamples": 100}
+                    settings = {"reference": majority, "minimum_cell": minimum, "resamples": 100}
                     found = compared(label=y, federated=p, own=alone[own], **settings)
                     possible[found.model_dump_json()].add(positive)
         assert min(len(counts) for counts in possible.values()) >= 2
@@ -190,7 +189,7 @@ def test_equally_good_models_seldom_get_a_verdict_and_unequal_ones_mostly_do() -
 @pytest.mark.parametrize("majority", [-1, 2, 0.5])
 def test_a_majority_that_is_no_class_is_refused(majority: int) -> None:
     with pytest.raises(ValueError, match="expected the class 0 or 1"):
-        compared(**hospital(80, 1, federated=0.5, own=0.7), majority=majority)
+        compared(**hospital(80, 1, federated=0.5, own=0.7), reference=majority)
 
 
 def test_models_of_other_rows_are_refused() -> None:
