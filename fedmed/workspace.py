@@ -22,6 +22,9 @@ from fedmed.journal import Journal
 from fedmed.settings import Settings, read_settings
 
 
+_held: set[Path] = set()
+
+
 class Workspace:
     """The paths of one workspace and the records in its files."""
 
@@ -62,18 +65,25 @@ class Workspace:
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Hold the workspace for one run; the operating system frees it with the process.
+        """Hold the workspace for one run; the operating system frees it with the process. Held already here: go on.
 
         Raises:
             WorkspaceError: if another run holds it.
         """
+        if self.root in _held:
+            yield
+            return
         self.coordinator.mkdir(parents=True, exist_ok=True)
         with (self.coordinator / "run.lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise WorkspaceError(f"{self.root}: another run is going on in this workspace; wait for it") from None
-            yield
+            _held.add(self.root)
+            try:
+                yield
+            finally:
+                _held.discard(self.root)
 
     def journal(self) -> Journal:
         """What the present or last run has done."""

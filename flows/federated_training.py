@@ -54,6 +54,12 @@ def federated_training(workspace: str = ".", stages: list[str] | None = None, fo
     """
     place = Workspace(workspace)
     check_pooling(place)
+    with place.lease():
+        return {"stages": run_stages(place, stages, force=force)}
+
+
+def run_stages(place: Workspace, stages: list[str] | None, *, force: bool) -> list[str]:
+    """Run what is due, in order, and say what ran."""
     ran = []
     for due in due_stages(place, stages, force=force):
         place.journal().add("stage", stage=due.stage)
@@ -69,7 +75,7 @@ def federated_training(workspace: str = ".", stages: list[str] | None = None, fo
             register_model(place)
         ran.append(due.stage)
     place.journal().add("done", stages=ran)
-    return {"stages": ran}
+    return ran
 
 
 def check_pooling(place: Workspace) -> None:

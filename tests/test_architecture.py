@@ -26,9 +26,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"data", "models"},
     "datasets": set(),
     "template": set(),
+    "sources": {"data", "datasets"},
     "exchange": MATHEMATICS | {"data"},
     "registry": {"data", "evaluation", "models", "serving"},
-    "serving": {"data", "evaluation", "models"},
+    "serving": {"data", "evaluation", "models", "training"},
     "settings": MATHEMATICS | {"data", "registry"},
     "lineage": set(),
     "workspace": {"data", "exchange", "settings"},
@@ -47,7 +48,7 @@ ONE_DOOR = {
     "matplotlib": ("fedmed/evaluation/plots.py",),
     "safetensors": ("fedmed/weights.py",),
     "cryptography": ("fedmed/data/keys.py", "fedmed/data/vault.py"),
-    "pyarrow": ("fedmed/data/vault.py", "fedmed/data/reading.py"),
+    "pyarrow": ("fedmed/data/vault.py", "fedmed/data/tables.py"),
 }
 
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}

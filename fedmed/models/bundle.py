@@ -15,7 +15,7 @@ from torch import nn
 from fedmed.data.cohort import Cohort, Target
 from fedmed.errors import MessageRefused, WorkspaceError
 from fedmed.files import write_atomically
-from fedmed.models.encoding import Encoder, InputStatistics, raw_matrix
+from fedmed.models.encoding import InputStatistics, encode
 from fedmed.models.networks import ModelOptions, network_for, state_of
 from fedmed.models.survival import survival_curve
 from fedmed.typed_yaml import Record
@@ -47,21 +47,22 @@ class ModelBundle:
     description: ModelDescription
     weights: Weights
 
-    def predictions(self, rows: pd.DataFrame, shift: float | Sequence[float] = 0.0) -> np.ndarray:
+    def predictions(
+        self, rows: pd.DataFrame, shift: float | Sequence[float] = 0.0, state: Weights | None = None
+    ) -> np.ndarray:
         """What the model says of each row; see :func:`predictions`.
 
         Args:
             rows: cleaned rows with the cohort's columns.
             shift: a hospital's own shift of the outputs.
+            state: a hospital's own state, in place of the global one.
         """
-        told = outputs(self.description.empty_network(), self.weights, self.encode(rows))
+        told = outputs(self.description.empty_network(), state or self.weights, self.encode(rows))
         return predictions(told, self.description.cohort.target, self.description.network, shift)
 
     def encode(self, rows: pd.DataFrame) -> torch.Tensor:
-        """The network's inputs for cleaned rows, float32 of shape `(rows, features)`."""
-        encoder = Encoder(self.description.cohort, self.description.statistics)
-        features: torch.Tensor = encoder(raw_matrix(rows, self.description.cohort))
-        return features
+        """The network's inputs for cleaned rows; see :func:`fedmed.models.encoding.encode`."""
+        return encode(rows, self.description.cohort, self.description.statistics)
 
     def save(self, folder: Path) -> None:
         """Write the two files of the bundle; the weights first."""

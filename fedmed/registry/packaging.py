@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
     from fedmed.data.cohort import Cohort
-    from fedmed.models.bundle import ModelBundle
+    from fedmed.models.bundle import ModelBundle, ModelDescription
+    from fedmed.models.networks import ModelOptions
 
 _SERVING_CODE = Path(__file__).parents[1] / "serving" / "mlflow_model.py"
 _SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pydantic", "PyYAML", "safetensors", "torch")
@@ -46,17 +47,18 @@ def packaged(
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, "model")
-        _save(folder, release.model_folder, description.cohort, run_id, made.model_id)
+        _save(folder, release.model_folder, description, run_id, made.model_id)
         client.log_model_artifacts(made.model_id, str(folder))
     client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=description.round)])
     return client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
 
 
-def _save(folder: Path, bundle_folder: Path, cohort: Cohort, run_id: str, model_id: str) -> None:
+def _save(folder: Path, bundle_folder: Path, description: ModelDescription, run_id: str, model_id: str) -> None:
     """Write MLflow's model folder: our code file, the two files of the bundle, signature, example and requirements."""
     from fedmed.models.bundle import DESCRIPTION_FILE, WEIGHTS_FILE
     from fedmed.serving.prediction import example
 
+    cohort, network = description.cohort, description.network
     with quietly():
         from mlflow.models import Model
         from mlflow.pyfunc import save_model
@@ -68,7 +70,7 @@ def _save(folder: Path, bundle_folder: Path, cohort: Cohort, run_id: str, model_
                 "description": str(bundle_folder / DESCRIPTION_FILE),
                 "weights": str(bundle_folder / WEIGHTS_FILE),
             },
-            signature=_signature(cohort),
+            signature=_signature(cohort, network),
             input_example=example(cohort),
             # Named, or MLflow would import the model in another process to find them out.
             pip_requirements=[f"fedmed-flows=={__version__}", *(_pinned(name) for name in _SERVING_NEEDS)],
@@ -76,17 +78,20 @@ def _save(folder: Path, bundle_folder: Path, cohort: Cohort, run_id: str, model_
         )
 
 
-def _signature(cohort: Cohort) -> ModelSignature:
+def _signature(cohort: Cohort, network: ModelOptions) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
+
+    from fedmed.serving.prediction import answer_columns
 
     def spec(name: str) -> ColSpec:
         column = cohort.columns[name]
         kind = DataType.string if column.type == "category" else DataType.double
         return ColSpec(kind, name, required=column.missing == "refuse")
 
-    answers = [ColSpec(DataType.double, "probability", required=False), ColSpec(DataType.string, "reason")]
-    return ModelSignature(inputs=Schema([*map(spec, cohort.columns)]), outputs=Schema([*answers]))
+    answers = [ColSpec(DataType.double, name, required=False) for name in answer_columns(cohort.target, network)]
+    outputs = Schema([*answers, ColSpec(DataType.string, "reason")])
+    return ModelSignature(inputs=Schema([*map(spec, cohort.columns)]), outputs=outputs)
 
 
 def _pinned(package: str) -> str:

@@ -14,7 +14,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from fedmed.models.bundle import load_bundle
-from fedmed.serving.prediction import predict
+from fedmed.serving.prediction import answer_columns, predict
 
 # A refused request would otherwise be quoted in messages, and it is a patient's row. MLflow reads this at each request.
 os.environ.setdefault("MLFLOW_DISABLE_SCHEMA_DETAILS", "true")
@@ -33,11 +33,12 @@ class FederatedModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # MLflow's interface
     ) -> pd.DataFrame:
-        """`probability` and `reason` of every row; a row outside the contract has no probability, and a reason."""
+        """What the model says of every row, and `reason`; a row outside the contract has a reason and nothing else."""
         answers = predict(self._bundle, model_input)
-        probability = answers["probability"].astype("object")
+        description = self._bundle.description
+        numbers = answers[answer_columns(description.cohort.target, description.network)].astype("object")
         # None and not NaN, which the scoring server would write into its answer although JSON knows none.
-        return pd.DataFrame({"probability": probability.where(probability.notna(), None), "reason": answers["reason"]})
+        return numbers.where(numbers.notna(), None).assign(reason=answers["reason"])
 
 
 set_model(FederatedModel())

@@ -5,28 +5,44 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fedmed.data.cohort import Cohort, Column
+from fedmed.data.cohort import Cohort, Column, Target
 from fedmed.data.contract import rows_outside
 from fedmed.data.reading import MISSING, as_code
 from fedmed.errors import RecordsError
 from fedmed.evaluation.metrics import THRESHOLD
 from fedmed.models.bundle import ModelBundle
+from fedmed.models.networks import ModelOptions
+from fedmed.training.personal import Personal
 
 
-def predict(bundle: ModelBundle, rows: pd.DataFrame, shift: float = 0.0) -> pd.DataFrame:
-    """A probability for every row inside the contract, and for every other row the reason why it has none.
+def answer_columns(target: Target, network: ModelOptions) -> list[str]:
+    """The numbers that a model gives for a row, by name.
+
+    Binary: the probability of the positive class. Multiclass: that of every class. Survival: by a Cox model the log of
+    the hazard relative to a row with all inputs at their mean, in discrete time the probability of the event before
+    the horizon.
+    """
+    if target.kind == "multiclass":
+        return [f"probability of {code}" for code in target.classes or {}]
+    if target.kind == "survival":
+        return ["log relative hazard" if network.survival == "cox" else "probability by the horizon"]
+    return ["probability"]
+
+
+def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None) -> pd.DataFrame:
+    """What the model says of every row inside the contract, and for every other row the reason why it says nothing.
 
     Args:
         bundle: the model.
         rows: at least the columns that may not be missing; one that the model imputes may be left out, and others are
             not looked at. Numbers as numbers, categories as their declared codes; a declared missing code, NaN or None
             stands for a missing value.
-        shift: the hospital's own shift of the intercept, in logits, where there is one.
+        own: the hospital's own part of the model, where there is one.
 
     Returns:
-        One line a row, in order, on a fresh index: `row` (from 1), `probability` of the positive class (NaN without),
-        `predicted` (1 from a probability of .5, else 0; <NA> without) and `reason`, empty or such as "outside the
-        contract: age, chol".
+        One line a row, in order, on a fresh index: `row` (from 1), the columns of :func:`answer_columns` (NaN where
+        there is no answer), for classes `predicted` (binary: 1 from a probability of .5, else 0; multiclass: the code
+        of the likeliest class; <NA> without) and `reason`, empty or such as "outside the contract: age, chol".
 
     Raises:
         RecordsError: a column that may not be missing is absent, or a column stands twice.
@@ -39,19 +55,27 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, shift: float = 0.0) -> pd.D
     asked = as_declared(rows, cohort)
     outside = rows_outside(cohort, asked)
     inside = [position for position in range(len(asked)) if position not in outside]
-    given = np.full(len(asked), np.nan)
+    network, target = bundle.description.network, cohort.target
+    names = answer_columns(target, network)
+    given = np.full((len(asked), len(names)), np.nan)
     if inside:
-        given[inside] = bundle.probabilities(_typed(asked.iloc[inside], cohort), shift)
-    probability = pd.Series(given)
-    reasons = [f"outside the contract: {', '.join(outside[n])}" if n in outside else "" for n in range(len(asked))]
-    return pd.DataFrame(
-        {
-            "row": range(1, len(asked) + 1),
-            "probability": probability,
-            "predicted": (probability >= THRESHOLD).astype("Int64").mask(probability.isna()),
-            "reason": pd.Series(reasons, dtype="object"),
-        }
-    )
+        typed = _typed(asked.iloc[inside], cohort)
+        said = bundle.predictions(typed, *((own.shift or 0.0, own.state) if own else ()))
+        if target.kind == "survival" and network.survival == "discrete":
+            said = 1 - said[:, -1]
+        given[inside] = said.reshape(len(inside), len(names))
+    answers = pd.DataFrame(given, columns=names)
+    answers.insert(0, "row", range(1, len(asked) + 1))
+    nothing = answers[names[0]].isna()
+    if target.kind == "binary":
+        answers["predicted"] = (answers["probability"] >= THRESHOLD).astype("Int64").mask(nothing)
+    elif target.kind == "multiclass":
+        codes = np.array(list(target.classes or {}), dtype=object)
+        answers["predicted"] = pd.Series(codes[np.nan_to_num(given, nan=-1.0).argmax(axis=1)]).mask(nothing)
+    answers["reason"] = [
+        f"outside the contract: {', '.join(outside[n])}" if n in outside else "" for n in range(len(asked))
+    ]
+    return answers
 
 
 def as_declared(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:

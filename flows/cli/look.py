@@ -40,31 +40,29 @@ def predict(console: Console, site: str, version: str, output: Path | None, rows
     from fedmed.data.reading import read_rows
     from fedmed.serving.prediction import predict as score
     from fedmed.site.home import SiteHome
-    from fedmed.site.personal import shift_for
+    from fedmed.site.personal import own_of
 
     workspace = console.open()
     home = workspace.home(site)
     bundle = registry.load(workspace.tracking, workspace.settings().registry.model, version)
-    shift = shift_for(SiteHome(home), bundle)
-    answers = score(bundle, read_rows(rows, bundle.description.cohort), shift or 0.0)
+    own = own_of(SiteHome(home), bundle)
+    answers = score(bundle, read_rows(rows, bundle.description.cohort), own)
     target = output or home / "predictions" / f"{rows.stem}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.touch(mode=0o600)
     answers.to_csv(target, index=False)
-    outside = answers[answers["probability"].isna()]
+    outside = answers[answers["reason"] != ""]
     document = {
         "site": site,
         "model": bundle.description.run,
-        "shifted": shift is not None,
+        "personal": own is not None,
         "rows": len(answers),
         "outside": len(outside),
         "file": str(target),
     }
     lines = [f"{site}: {len(answers) - len(outside)} of {len(answers)} rows predicted, in {target}"]
-    if shift is None:
-        lines.append(
-            "  with the global intercept: this model was never tested here, so the hospital has no shift of its own"
-        )
+    if own is None:
+        lines.append("  with the global model: it was never tested here, so the hospital has nothing of its own in it")
     lines += [f"  row {row}: {reason}" for row, reason in zip(outside["row"], outside["reason"], strict=True)]
     console.result(document, "\n".join(lines))
     if len(outside):
