@@ -5,6 +5,9 @@
     ├── WorkspaceError           a folder is no workspace, or a step before this one has not been done
     ├── DeclarationError         a cohort declaration contradicts itself
     ├── RecordsError             a hospital's table cannot be read as its cohort declares
+    ├── SourceError              a public cohort is not known, or cannot be fetched
+    │   ├── SourceUnreachable    a host does not answer, or breaks off
+    │   └── SourceMismatch       what came, or a local copy, is not what was published
     ├── VaultError
     │   ├── KeyUnavailable       no key, an unreadable one, or one that others can read
     │   └── PartitionDamaged     wrong key, flipped bit or missing file
@@ -51,6 +54,20 @@ class RecordsError(FedMedError):
     """A hospital's table cannot be read as its cohort declares it."""
 
     exit_code = 3
+
+
+class SourceError(FedMedError):
+    """A public cohort is not known, or cannot be fetched or kept."""
+
+    exit_code = 10
+
+
+class SourceUnreachable(SourceError):
+    """A host does not answer, answers with an error, or breaks off."""
+
+
+class SourceMismatch(SourceError):
+    """A file or a table is not the one that was published."""
 
 
 class VaultError(FedMedError):

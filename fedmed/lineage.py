@@ -61,8 +61,10 @@ class Pipeline:
             raise LineageError(f"DVC could not record {target}: {_first_line(problem)}") from None
 
 
-def initialise(root: Path) -> None:
-    """Make a folder a DVC repository, inside git if it is in a git work tree; nothing happens if it is one.
+def initialise(root: Path, *, in_git: bool = True) -> None:
+    """Make a folder a DVC repository, inside git if it is in a git work tree and is to be versioned there.
+
+    Nothing happens if it is one.
 
     Raises:
         LineageError: if DVC refuses.
@@ -72,7 +74,7 @@ def initialise(root: Path) -> None:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    top = _git(root, "rev-parse", "--show-toplevel")
+    top = _git(root, "rev-parse", "--show-toplevel") if in_git else ""
     try:
         Repo.init(str(root), no_scm=not top, subdir=bool(top) and Path(top) != root)
         ignored = root / ".dvc" / ".gitignore"

@@ -15,7 +15,7 @@ from flows.cli.console import Console
 
 EPILOG = """Exit codes: 0 done · 1 something unforeseen · 2 parameters, declaration, workspace or usage · 3 records or
 contract · 4 key or damaged partition · 5 quorum not met, or a hospital quarantined · 6 exchange · 7 registry · 8 DVC ·
-9 rows to predict are outside the contract · 130 interrupted."""
+9 rows to predict are outside the contract · 10 a public cohort cannot be had · 130 interrupted."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)

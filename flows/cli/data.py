@@ -2,69 +2,42 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import click
 
+from flows.cli import public
 from flows.cli.console import Console, table
-
-TEMPLATES = ("params.yaml", "dvc.yaml", "prefect.yaml", "prefect.toml", "cohorts/heart_disease.yaml")
-IGNORED = """\
-# All that this hospital owns stays out of git; DVC versions the encrypted partition.
-/*
-!/.gitignore
-!/records/
-"""
+from flows.cli.workspaces import make_workspace, prepare_home
 
 
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=".")
+@click.option(
+    "--cohort",
+    default="heart_disease",
+    show_default=True,
+    help="The public cohort to start from: see `fedmed data list`.",
+)
 @click.pass_obj
-def init(console: Console, folder: Path) -> None:
+def init(console: Console, folder: Path, cohort: str) -> None:
     """Make a workspace in FOLDER: parameters, pipeline, and the declaration of a cohort.
 
-    It is ready to run on the heart-disease records of four hospitals that ship with FedMed. For your own cohort, edit
-    cohorts/, params.yaml (cohort, federation.sites) and add each hospital's records with `fedmed data add`. Files
-    that are there already are left alone.
+    Without --cohort it is ready to run on the heart-disease records of four hospitals that ship with FedMed; with it,
+    its parameters suit another public cohort, which `fedmed data fetch` gets. For your own cohort, edit cohorts/,
+    params.yaml (cohort, federation.sites) and add each hospital's records with `fedmed data add`. Files that are there
+    already are left alone.
     """
-    from fedmed.lineage import initialise
-    from fedmed.settings import read_settings
+    from fedmed.sources.records import SOURCES
 
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name in TEMPLATES:
-        target = folder / name
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            text = resources.files("fedmed.template").joinpath(name).read_text(encoding="utf-8")
-            target.write_text(_without_sources(text) if name == "dvc.yaml" else text, encoding="utf-8")
-            written.append(name)
-    for site in read_settings(folder / "params.yaml").federation.sites:
-        prepare_home(folder / "sites" / site)
-    ignored = folder / ".gitignore"
-    if not ignored.exists():
-        ignored.write_text("/coordinator/\n/.prefect/\n", encoding="utf-8")
-    initialise(folder.resolve())
+    written = make_workspace(folder, cohort)
     document = {"workspace": str(folder.resolve()), "written": written}
     console.result(
         document, f"{folder.resolve()}: " + (f"wrote {', '.join(written)}" if written else "nothing to write")
     )
-    console.say(f"Next: cd {folder} && fedmed run" if str(folder) != "." else "Next: fedmed run")
-
-
-def prepare_home(home: Path) -> None:
-    """A hospital's folder, so that DVC finds what it looks for and git takes none of it."""
-    (home / "records").mkdir(parents=True, exist_ok=True)
-    for path, text in ((home / ".gitignore", IGNORED), (home / "records" / ".gitignore", "*\n!.gitignore\n")):
-        if not path.exists():
-            path.write_text(text, encoding="utf-8")
-
-
-def _without_sources(pipeline: str) -> str:
-    """The pipeline for a workspace outside FedMed's own repository: there is no source code for stages to depend on."""
-    sources = ("- fedmed", "- flows", "- tasks")
-    return "\n".join(line for line in pipeline.split("\n") if not line.strip().startswith(sources))
+    enter = f"cd {folder} && " if str(folder) != "." else ""
+    fetch_first = "" if SOURCES[cohort].embedded else f"fedmed data fetch {cohort} && "
+    console.say(f"Next: {enter}{fetch_first}fedmed run")
 
 
 @click.group()
@@ -72,24 +45,58 @@ def data() -> None:
     """Add a hospital's records, check them, split and encrypt them."""
 
 
-@data.command()
-@click.option("--site", required=True, help="The hospital, as params.yaml names it.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
-@click.pass_obj
-def add(console: Console, site: str, files: tuple[Path, ...]) -> None:
-    """Take a hospital's own CSV or Parquet FILES, in place of what it had.
+data.add_command(public.list_cohorts)
+data.add_command(public.fetch)
 
-    The files must have the columns that the cohort's declaration names; others are left out. The rows are encrypted
-    under the hospital's key before they touch the disk; your files stay where they are.
+
+@data.command()
+@click.option("--site", help="The hospital whose own files these are, as params.yaml names it.")
+@click.option(
+    "--from",
+    "copy",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH",
+    help="Folder with a local copy of a public cohort's files; without it, what `fedmed data fetch` brought.",
+)
+@click.argument("what", nargs=-1, required=True, metavar="FILES... | COHORT")
+@click.pass_obj
+def add(console: Console, site: str | None, copy: Path | None, what: tuple[str, ...]) -> None:
+    """Take a hospital's own CSV or Parquet FILES, or a public COHORT for all hospitals, in place of what was there.
+
+    With --site, the files must have the columns that the cohort's declaration names; others are left out. The rows are
+    encrypted under the hospital's key before they touch the disk; your files stay where they are.
+
+    Without --site, COHORT is a public cohort (`fedmed data list`): its files are read from --from, or from where `fedmed
+    data fetch` keeps them, held against their known content, and divided among the hospitals of params.yaml.
     """
+    if site is None:
+        _add_public(console, what, copy)
+        return
+    if copy is not None:
+        raise click.UsageError("--from is for a public cohort; a hospital's own files are named after --site NAME")
     from fedmed.site.home import SiteHome, add_records
 
     workspace = console.open()
     home = SiteHome(workspace.home(site))
     prepare_home(home.path)
-    rows = add_records(home, files, workspace.cohort())
+    rows = add_records(home, [Path(file) for file in what], workspace.cohort())
     console.result({"site": site, "rows": rows}, f"{site}: {rows} rows added and encrypted")
     console.say(f"Next: fedmed data check --site {site}")
+
+
+def _add_public(console: Console, what: tuple[str, ...], copy: Path | None) -> None:
+    from fedmed.sources.fetching import files_folder
+    from fedmed.sources.preparing import prepare
+    from fedmed.sources.records import SOURCES
+
+    if len(what) > 1 or what[0] not in SOURCES:
+        raise click.UsageError(
+            f"expected one public cohort ({', '.join(SOURCES)}), or --site NAME before a hospital's own files"
+        )
+    workspace, source = console.open(), SOURCES[what[0]]
+    sites = public.sites_of(workspace, source)
+    folder = files_folder(source) if copy is None else copy if copy.is_dir() else copy.parent
+    public.tell_added(console, source, public.add_tables(workspace, prepare(source.name, folder, sites)))
 
 
 @data.command()

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TransferSpeedColumn,
+)
 
 from fedmed.journal import Journal
 
@@ -100,3 +108,21 @@ def following(journal: Journal, *, shown: bool) -> Iterator[Follower]:
         finally:
             ended.set()
             thread.join()
+
+
+@contextmanager
+def downloading(*, shown: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A progress bar for each file that comes; what to call with the file's name, the bytes so far, and all bytes."""
+    if not shown:
+        yield None
+        return
+    columns = (TextColumn("  {task.description}"), BarColumn(bar_width=30), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def told(name: str, come: int, length: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=length)
+            bar.update(tasks[name], completed=come)
+
+        yield told

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 
 import click
 
 from flows.cli.console import Console, table
+from flows.cli.public import MIRROR, complete_records
+from flows.cli.workspaces import workspace_of
 from flows.environment import prefect_environment, running_server
 
 
 @click.command()
 @click.option("--force", is_flag=True, help="Run every stage, whether anything has changed or not.")
+@click.option("--cohort", help="Run on this public cohort, in a workspace of its name that is made if there is none.")
+@MIRROR
 @click.pass_obj
-def run(console: Console, *, force: bool) -> None:
+def run(console: Console, *, force: bool, cohort: str | None, mirror: str | None) -> None:
     """Run what is due: partition, validate, train, evaluate, register.
 
     DVC says what is due; what ran is recorded in dvc.lock, so that a `dvc repro` afterwards does nothing. Parameters
     are in params.yaml. The same inputs and the same seed give the same weights, bit for bit.
+
+    With --cohort, the cohort's records are fetched and added first where hospitals have none; git ignores the workspace
+    that is made. For one that git is to keep, see `fedmed init --cohort`.
     """
     from flows.cli.progress import following
     from flows.cli.summary import summarise
     from flows.pipeline import anything_due
 
+    if cohort is not None:
+        console = _on(console, cohort, mirror)
     workspace = console.open()
     workspace.settings(), workspace.cohort()
     if not force and not anything_due(workspace):
@@ -42,6 +52,19 @@ def run(console: Console, *, force: bool) -> None:
     document, text = summarise(workspace)
     console.result({**document, "ran": outcome["stages"]}, text)
     console.say("\nPages: fedmed ui   ·   this report again: fedmed status   ·   DVC's view: dvc metrics show")
+
+
+def _on(console: Console, cohort: str, mirror: str | None) -> Console:
+    """The console on the workspace of a public cohort, which has its records now."""
+    from fedmed.sources.records import source_of
+
+    source = source_of(cohort)
+    folder, written = workspace_of(console.root, cohort)
+    if written:
+        console.say(f"{folder}: a workspace for {cohort}")
+    there = replace(console, workspace=str(folder))
+    complete_records(there, there.open(), source, mirror)
+    return there
 
 
 @click.command()

@@ -1,0 +1,149 @@
+"""Public cohorts at the command line: fetch them, and put each hospital's records into its vault."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedmed.errors import WorkspaceError
+from flows.cli.console import Console, table
+from flows.cli.workspaces import prepare_home
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedmed.sources.records import Source
+    from fedmed.workspace import Workspace
+
+MIRROR = click.option(
+    "--mirror",
+    envvar="FEDMED_SOURCE_MIRROR",
+    show_envvar=True,
+    metavar="URL",
+    help="Ask this address for MIRROR/COHORT/FILE, and not the publisher: for hospitals without a way out.",
+)
+
+
+def fetched_tables(
+    console: Console, source: Source, mirror: str | None, sites: tuple[str, ...]
+) -> dict[str, pd.DataFrame]:
+    """The tables of a public cohort's hospitals; files that are not in the cache are fetched, with a progress bar."""
+    from fedmed.sources.fetching import cache_folder
+    from fedmed.sources.preparing import obtain
+    from flows.cli.progress import downloading
+
+    console.say(f"{source.title}\n  licence   {source.licence} ({source.licence_url})\n  cite      {source.citation}")
+    for note in source.notes:
+        console.say(f"  note      {note}")
+    with downloading(shown=not console.quiet) as progress:
+        tables = obtain(source, sites, mirror=mirror, progress=progress)
+    if not source.embedded:
+        console.say(
+            f"  verified  {source.rows} rows, content {source.content[:12]}…, kept in {cache_folder() / source.name}"
+        )
+    return tables
+
+
+def add_tables(workspace: Workspace, tables: Mapping[str, pd.DataFrame]) -> dict[str, int]:
+    """Put a table into the vault of each hospital.
+
+    Returns:
+        Site → rows.
+    """
+    from fedmed.site.home import SiteHome, add_records
+
+    cohort, rows = workspace.cohort(), {}
+    with tempfile.TemporaryDirectory(prefix="fedmed-") as folder:
+        for site, records in tables.items():
+            home = SiteHome(workspace.home(site))
+            prepare_home(home.path)
+            # In the clear for a moment, as the public files in the cache are for good.
+            file = Path(folder) / f"{site}.parquet"
+            records.to_parquet(file, index=False)
+            rows[site] = add_records(home, [file], cohort)
+            file.unlink()
+    return rows
+
+
+def sites_of(workspace: Workspace, source: Source) -> tuple[str, ...]:
+    """The hospitals of a workspace for this cohort.
+
+    Raises:
+        WorkspaceError: if the workspace is for another cohort.
+    """
+    if (found := workspace.cohort().name) != source.name:
+        raise WorkspaceError(
+            f"{workspace.root}: expected a workspace of the cohort {source.name}, this one is of {found}. Make one with"
+            f" `fedmed init FOLDER --cohort {source.name}`."
+        )
+    return workspace.settings().federation.sites
+
+
+def complete_records(console: Console, workspace: Workspace, source: Source, mirror: str | None) -> None:
+    """Fetch and add the records of a public cohort unless every hospital has records; embedded ones need nothing."""
+    from fedmed.site.home import SiteHome
+
+    sites = sites_of(workspace, source)
+    if source.embedded or all(SiteHome(workspace.home(site)).records.exists() for site in sites):
+        return
+    add_tables(workspace, fetched_tables(console, source, mirror, sites))
+
+
+def tell_added(console: Console, source: Source, rows: Mapping[str, int]) -> None:
+    """Say what was added to which vault."""
+    text = table(("hospital", "rows, encrypted"), list(rows.items()))
+    console.result({"cohort": source.name, "rows": dict(rows)}, text)
+    console.say("Next: fedmed run")
+
+
+@click.command("list")
+@click.pass_obj
+def list_cohorts(console: Console) -> None:
+    """List the public cohorts: licence, hospitals, rows, and whether they have been fetched."""
+    from fedmed.sources.fetching import is_fetched
+    from fedmed.sources.records import SOURCES
+
+    document, rows = [], []
+    for source in SOURCES.values():
+        here = "ships with FedMed" if source.embedded else "fetched" if is_fetched(source) else "not fetched"
+        rows.append((source.name, source.licence.partition(" (")[0], len(source.sites), f"{source.rows:,}", here))
+        told = source.model_dump(
+            include={"name", "title", "licence", "licence_url", "citation", "page", "content", "sites"}
+        )
+        document.append({**told, "rows": source.rows, "fetched": is_fetched(source)})
+    console.result(document, table(("cohort", "licence", "hospitals", "rows", "here"), rows))
+    console.say("\nfedmed data fetch COHORT   ·   fedmed init FOLDER --cohort COHORT   ·   fedmed run --cohort COHORT")
+
+
+@click.command()
+@click.argument("cohort")
+@MIRROR
+@click.pass_obj
+def fetch(console: Console, cohort: str, mirror: str | None) -> None:
+    """Fetch a public COHORT from its publisher, and hold it against its known content.
+
+    The files are kept in FEDMED_DATA, or else in the user's cache directory. In a workspace of this cohort, each
+    hospital's records are added to its vault at once; elsewhere, `fedmed data add COHORT` does that later.
+    """
+    from fedmed.sources.fetching import files_folder
+    from fedmed.sources.records import source_of
+    from fedmed.workspace import Workspace
+
+    source = source_of(cohort)
+    here = (console.root / "params.yaml").is_file()
+    workspace = Workspace(console.root) if here and Workspace(console.root).cohort().name == cohort else None
+    tables = fetched_tables(console, source, mirror, sites_of(workspace, source) if workspace else ())
+    if workspace is not None and not source.embedded:
+        tell_added(console, source, add_tables(workspace, tables))
+        return
+    document = {
+        "cohort": cohort,
+        "folder": str(files_folder(source)),
+        "rows": {site: len(t) for site, t in tables.items()},
+    }
+    console.result(document, table(("hospital", "rows"), list(document["rows"].items())))
+    console.say(f"Next: fedmed init {cohort} --cohort {cohort}, then `fedmed data add {cohort}` in it")
