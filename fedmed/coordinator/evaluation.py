@@ -77,7 +77,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         [
             (site, x, y)
             for site, report in evaluation.sites.items()
-            if (curve := report.roc)
+            if (curve := report.curves.roc)
             for x, y in zip(curve.false_positive_rate, curve.true_positive_rate, strict=True)
         ],
     )
@@ -87,7 +87,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         [
             (site, entry.mean_prediction, entry.observed_share, entry.rows)
             for site, report in evaluation.sites.items()
-            for entry in report.calibration or ()
+            for entry in report.curves.calibration or ()
         ],
     )
 

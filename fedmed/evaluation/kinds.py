@@ -14,9 +14,10 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmed.evaluation import disclosure, measurement, metrics, multiclass, survival
 from fedmed.evaluation.comparison import Comparison, compare, compare_survival
@@ -27,6 +28,7 @@ from fedmed.evaluation.survival import Forecast
 from fedmed.privacy.cells import DEFAULT_MINIMUM
 
 DECIMALS_OF_A_ROUND = 6
+Prediction: TypeAlias = NDArray[np.float64] | Forecast
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Kind:
     measure: Callable[..., dict[str, Measurement]]
     compare: Callable[..., Comparison]
     curves: Callable[[Any, Any, int, float | None], Curves]
-    complete: Callable[[Any, Callable[[], Any], Any, float | None], Any]
+    complete: Callable[[Any, Callable[[], Any], Any, float | None], Prediction]
     reference: Callable[[Any, int, float | None], Any]
     trainable: Callable[[Any], bool]
     classes: Callable[[Any, int, float | None], dict[str, int]]
@@ -212,8 +214,8 @@ def survival_statistics(said: Forecast, labels: Array, horizon: float | None) ->
     }
 
 
-def _as_it_is(prediction: Any, on_training: Callable[[], Any], labels: Any, horizon: float | None) -> Any:
-    return prediction
+def _as_it_is(prediction: Any, on_training: Callable[[], Any], labels: Any, horizon: float | None) -> Prediction:
+    return np.asarray(prediction, dtype=np.float64)
 
 
 def _with_baseline(prediction: Any, on_training: Callable[[], Any], labels: Any, horizon: float | None) -> Forecast:
@@ -247,6 +249,11 @@ def _of_many(labels: Any, classes: int, horizon: float | None) -> dict[str, int]
 
 def _of_events(labels: Any, classes: int, horizon: float | None) -> dict[str, int]:
     return disclosure.event_counts(labels, horizon)
+
+
+def some_rows(prediction: Prediction, rows: NDArray[np.bool_]) -> Prediction:
+    """The prediction for some of the rows; `rows` is of shape `(rows,)`."""
+    return prediction.of(rows) if isinstance(prediction, Forecast) else prediction[rows]
 
 
 KINDS: Mapping[str, Kind] = {

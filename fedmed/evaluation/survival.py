@@ -35,6 +35,10 @@ class Forecast(NamedTuple):
     times: Array
     survival: Array
 
+    def of(self, rows: NDArray[np.bool_]) -> Forecast:
+        """The forecast of some of the rows; `rows` is of shape `(rows,)`."""
+        return Forecast(self.risk[rows], self.times, self.survival[rows])
+
 
 def checked_labels(labels: ArrayLike) -> Array:
     """Labels as float64 of shape `(rows, 2)`.

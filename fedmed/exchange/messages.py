@@ -11,7 +11,7 @@ from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
 from fedmed.evaluation.comparison import Comparison
-from fedmed.evaluation.curves import CalibrationBin, RocCurve
+from fedmed.evaluation.curves import Curves
 from fedmed.evaluation.measurement import Measurement
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions
@@ -189,7 +189,10 @@ class RoundEvaluation(Message):
 
 
 class TestReport(Message):
-    """Site to coordinator: every model's measurements on its test rows, curves, and whether federating helped it."""
+    """Site to coordinator: every model's measurements on its test rows, curves, and whether federating helped it.
+
+    `measurements` is keyed by model and metric, `subgroups` by column, category and metric, of the federated model.
+    """
 
     __test__ = False  # not a test case, whatever its name begins with
 
@@ -198,8 +201,8 @@ class TestReport(Message):
     models: dict[str, Digest]
     measurements: dict[str, dict[str, Measurement]]
     comparison: Comparison
-    roc: RocCurve | None
-    calibration: tuple[CalibrationBin, ...] | None
+    curves: Curves
+    subgroups: dict[str, dict[str, dict[str, Measurement]]] = {}
 
 
 AnyMessage = Annotated[

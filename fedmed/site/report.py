@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmed.aggregation.statistics import column_sums, pool_statistics
-from fedmed.data.cohort import TARGET
-from fedmed.evaluation.comparison import compare
-from fedmed.evaluation.curves import calibration_curve, roc_curve
-from fedmed.evaluation.measurement import Measurement, measure
+from fedmed.evaluation.fairness import of_subgroups
+from fedmed.evaluation.kinds import KINDS, Prediction, some_rows
+from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.messages import Invitation, TestReport
 from fedmed.models.bundle import outputs, predictions
 from fedmed.models.networks import initial_weights
@@ -19,7 +20,7 @@ from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.site.home import SiteHome
 from fedmed.site.memory import last_turn
 from fedmed.site.personal import keep_own
-from fedmed.site.session import Desk, SiteSession, open_session
+from fedmed.site.session import Desk, Examples, SiteSession, open_session
 from fedmed.training.alone import train_alone
 from fedmed.weights import Weights
 
@@ -39,40 +40,39 @@ def report(
         The report, in which small cells are suppressed. `federated` is the model as this hospital uses it, with its
         own shift of the intercept, and `global` the same weights without.
     """
-    session = open_session(home)
-    label = session.tables["test"][TARGET].to_numpy()
-    features = desk.examples["test"].features
-    says = {name: _predict(desk, weights, features) for name, weights in models.items()}
+    plan, target = desk.plan, desk.plan.cohort.target
+    session, kind = open_session(home), KINDS[target.kind]
+    labels = desk.examples["test"].labels.numpy()
+    says = {name: _forecast(desk, weights, desk.examples) for name, weights in models.items()}
     shared = models["federated"]
-    own_part = desk.own(shared, last_turn(home, desk.plan.run, invitation.round).personal)
+    own_part = desk.own(shared, last_turn(home, plan.run, invitation.round).personal)
     keep_own(home, invitation.models["federated"].sha256, shared, own_part)
     if own_part.shift or any(own_part.state[name] is not shared[name] for name in shared):
         says["global"] = says["federated"]
-        says["federated"] = _predict(desk, own_part.state, features, own_part.shift)
-    own, majority = train_own(session, desk)
+        says["federated"] = _forecast(desk, own_part.state, desk.examples, own_part.shift)
+    own = train_own(session, desk)
     if own is not None:
         says["own"] = own
-    seed = desk.plan.training.seed
-    options = {"minimum_cell": invitation.minimum_cell, "resamples": invitation.resamples}
+    options = {"minimum_cell": invitation.minimum_cell, "resamples": invitation.resamples, "horizon": target.horizon}
     measured = {
-        name: measure(prediction, label, **options, generator=numpy_generator(seed, home.name, "bootstrap"))
-        for name, prediction in says.items()
+        name: kind.measure(
+            said, labels, **options, generator=numpy_generator(plan.training.seed, home.name, "bootstrap")
+        )
+        for name, said in says.items()
     }
-    if "global" in measured:
+    if "calibration_intercept" in measured.get("global", {}):
         # With the slope fixed at 1, the two models' calibration intercepts differ by the shift, which stays here.
         measured["global"]["calibration_intercept"] = Measurement(reason="suppressed")
-    comparison = compare(
+    comparison = kind.compare(
         home.name,
-        label,
+        labels,
         federated=says["federated"],
         own=own,
-        majority=majority,
+        reference=kind.reference(desk.examples["train"].labels.numpy(), len(labels), target.horizon),
         pooled=says.get("pooled"),
         **options,
-        generator=numpy_generator(seed, home.name, "comparison"),
+        generator=numpy_generator(plan.training.seed, home.name, "comparison"),
     )
-    roc = roc_curve(says["federated"], label, minimum_cell=invitation.minimum_cell)
-    calibration = calibration_curve(says["federated"], label, minimum_cell=invitation.minimum_cell)
     return TestReport(
         run=invitation.run,
         round=invitation.round,
@@ -80,21 +80,19 @@ def report(
         models={name: payload.sha256 for name, payload in invitation.models.items()},
         measurements=measured,
         comparison=comparison,
-        roc=roc,
-        calibration=calibration,
+        curves=kind.curves(says["federated"], labels, invitation.minimum_cell, target.horizon),
+        subgroups=_subgroups(session, desk, says["federated"], invitation, tuple(measured["federated"])),
     )
 
 
-def train_own(session: SiteSession, desk: Desk) -> tuple[np.ndarray | None, int]:
-    """The hospital's own model's probabilities on its test rows, and its majority class in training.
+def train_own(session: SiteSession, desk: Desk) -> Prediction | None:
+    """What the hospital's own model says of its test rows.
 
-    A hospital whose training rows are of one class can train no model of its own.
+    None at a hospital whose training rows alone teach nothing: all of one class, or without an event.
     """
-    training_labels = session.tables["train"][TARGET]
-    majority = int(training_labels.mean() >= 0.5)
-    if training_labels.nunique() < 2:
-        return None, majority
-    plan = desk.plan
+    plan, kind = desk.plan, KINDS[desk.plan.cohort.target.kind]
+    if not kind.trainable(desk.examples["train"].labels.numpy()):
+        return None
     sums = column_sums(session.tables["train"], session.manifest.cohort, minimum_cell=1)
     examples = session.encode(pool_statistics([sums], session.manifest.cohort))
     start = initial_weights(desk.network, torch_generator(plan.training.seed, "start"))
@@ -102,9 +100,48 @@ def train_own(session: SiteSession, desk: Desk) -> tuple[np.ndarray | None, int]
     problem = desk.problem()._replace(features=features, labels=labels)
     generator = torch_generator(plan.training.seed, session.home.name, "alone")
     best = train_alone(problem, examples["validation"], start, generator)
-    return _predict(desk, best.state, examples["test"].features), majority
+    return _forecast(desk, best.state, examples)
 
 
-def _predict(desk: Desk, state: Weights, features: Tensor, shift: tuple[float, ...] = ()) -> np.ndarray:
-    plan = desk.plan
-    return predictions(outputs(desk.network, state, features), plan.cohort.target, plan.network, shift or 0.0)
+def _forecast(
+    desk: Desk, state: Weights, examples: Mapping[str, Examples], shift: tuple[float, ...] = ()
+) -> Prediction:
+    """What a model says of the test rows, with what the hospital's training rows add to it (a Cox model's baseline)."""
+    plan, target = desk.plan, desk.plan.cohort.target
+
+    def of(split: str) -> np.ndarray:
+        told = outputs(desk.network, state, examples[split].features)
+        return predictions(told, target, plan.network, shift or 0.0)
+
+    train = examples["train"].labels.numpy()
+    return KINDS[target.kind].complete(of("test"), lambda: of("train"), train, target.horizon)
+
+
+def _subgroups(
+    session: SiteSession, desk: Desk, said: Prediction, invitation: Invitation, names: tuple[str, ...]
+) -> dict[str, dict[str, dict[str, Measurement]]]:
+    """Declared column → category → the federated model's measurements on the test rows of that category."""
+    plan, target = desk.plan, desk.plan.cohort.target
+    kind, labels = KINDS[target.kind], desk.examples["test"].labels.numpy()
+
+    def measure(column: str, rows: NDArray[np.bool_]) -> dict[str, Measurement]:
+        return kind.measure(
+            some_rows(said, rows),
+            labels[rows],
+            minimum_cell=invitation.minimum_cell,
+            resamples=invitation.resamples,
+            horizon=target.horizon,
+            generator=numpy_generator(plan.training.seed, session.home.name, "subgroups", column),
+        )
+
+    return {
+        column: of_subgroups(
+            list(session.tables["test"][column]),
+            list(plan.cohort.columns[column].categories or ()),
+            classes=lambda rows: kind.classes(labels[rows], target.classes_count, target.horizon),
+            measure=partial(measure, column),
+            names=names,
+            minimum_cell=invitation.minimum_cell,
+        )
+        for column in plan.cohort.subgroups
+    }
