@@ -34,7 +34,7 @@ class _Moments(NamedTuple):
 
     rows: int
     missing: int
-    count: float
+    number: float
     total: float
     squares: float
 
@@ -60,14 +60,14 @@ def column_sums(rows: pd.DataFrame, cohort: Cohort, minimum_cell: int) -> Tensor
 
 
 def _told(moments: _Moments, minimum_cell: int) -> tuple[float, float, float]:
-    rows, missing, count, total, squares = moments
+    rows, missing, number, total, squares = moments
     if rows < minimum_cell:
         return 0.0, 0.0, 0.0
     if 0 < missing < minimum_cell:
         # The count beside the number of rows would tell a small number of missing values: they count as the mean.
-        mean = total / count
-        return count + missing, total + missing * mean, squares + missing * mean * mean
-    return count, total, squares
+        mean = total / number
+        return number + missing, total + missing * mean, squares + missing * mean * mean
+    return number, total, squares
 
 
 def _moments(rows: pd.DataFrame, cohort: Cohort) -> Iterator[_Moments]:

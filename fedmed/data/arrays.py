@@ -16,7 +16,7 @@ import numpy as np
 from fedmed.data.cohort import Channel, Column
 from fedmed.errors import RecordsError
 
-_TYPES = {"image": np.dtype("u1"), "series": np.dtype("<f4")}
+_TYPES: dict[str, np.dtype[Any]] = {"image": np.dtype("u1"), "series": np.dtype("<f4")}
 
 
 def as_cell(array: np.ndarray, column: Column) -> bytes:
@@ -25,7 +25,7 @@ def as_cell(array: np.ndarray, column: Column) -> bytes:
     >>> list(as_cell(np.array([[0, 255], [7, 1]]), Column(type="image", shape=(2, 2))))
     [0, 255, 7, 1]
     """
-    return np.ascontiguousarray(array, dtype=_TYPES[column.type]).tobytes()
+    return array.astype(_TYPES[column.type]).tobytes()
 
 
 def as_bytes(cell: Any) -> Any:
@@ -41,6 +41,11 @@ def as_bytes(cell: Any) -> Any:
 def is_cell(cell: Any, size: int) -> bool:
     """Whether a cell is bytes, and as many as declared."""
     return isinstance(cell, bytes) and len(cell) == size
+
+
+def channel_of(cell: bytes, place: int, channels: int) -> np.ndarray:
+    """One channel of one series as it is: float32 of shape `(steps,)`."""
+    return np.frombuffer(cell, dtype=_TYPES["series"])[place::channels]
 
 
 def raw_arrays(cells: Iterable[bytes], column: Column, name: str) -> np.ndarray:

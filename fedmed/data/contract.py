@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedmed.data.cohort import PATIENT, SPLIT, TARGET, Cohort, Column
+from fedmed.data.arrays import beyond, channel_of, is_cell
+from fedmed.data.cohort import DURATION, PATIENT, SPLIT, TARGET, Cohort, Column
 from fedmed.data.split import SPLITS
 from fedmed.errors import ContractError, RecordsError
 from fedmed.files import write_atomically, write_json
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
 # Raise it when `expectations` changes: a verdict that was given under another version does not count.
-_VERSION = 1
+_VERSION = 2
 
 # What may be written of an answer of Great Expectations: how many cells, never which.
 _COUNTS = (
@@ -72,6 +73,12 @@ def expectations(cohort: Cohort) -> dict[str, Expectation]:
     gx = _great_expectations()
     named: dict[str, Expectation] = {}
 
+    def percent(share: float) -> str:
+        return f"{100 * share:.12g} %"
+
+    def mostly(share: float) -> float:
+        return round(1 - share, 12)  # 1 - 0.7 is a little over 0.3, and GX compares without tolerance
+
     def expect(name: str, kind: Any, says: str, **kwargs: Any) -> None:
         # GX puts a description into its page unescaped, and reads $ in it as a placeholder.
         says = html.escape(f"{name} — {says}", quote=False).replace("$", "&#36;")
@@ -86,26 +93,54 @@ def expectations(cohort: Cohort) -> dict[str, Expectation]:
         expect(f"{name}: categories", gx.rules.ExpectColumnValuesToBeInSet, says, column=name, value_set=list(values))
 
     def missing(name: str, share: float = 0.0) -> None:
-        # Rounded, for 1 - 0.7 is a little over 0.3 and GX compares without tolerance.
-        says, mostly = f"in at most {100 * share:.12g} % of the rows", round(1 - share, 12)
-        expect(f"{name}: missing", gx.rules.ExpectColumnValuesToNotBeNull, says, column=name, mostly=mostly)
+        kind, says = gx.rules.ExpectColumnValuesToNotBeNull, f"in at most {percent(share)} of the rows"
+        expect(f"{name}: missing", kind, says, column=name, mostly=mostly(share))
 
-    declared = [PATIENT, *cohort.columns, TARGET, SPLIT]
+    def text_of(low: float, high: float, unit: str) -> str:
+        return f"from {low:.12g} to {high:.12g} {unit}".strip()
+
+    def channels(name: str, column: Column) -> None:
+        for place, (channel, its) in enumerate((column.channels or {}).items()):
+            low, high = its.range
+            of_it = {"column": name, "place": place, "channels": len(column.channels or {})}
+            limits, says = {"low": low, "high": high}, text_of(low, high, its.unit)
+            if its.outside == "refuse":
+                expect(f"{name}.{channel}: range", gx.Within, says, **of_it, **limits)
+            else:
+                says = f"at most {percent(its.outside_at_most)} of the observed steps not {says}"
+                expect(f"{name}.{channel}: outside", gx.Outside, says, **of_it, **limits, at_most=its.outside_at_most)
+            if (share := its.missing_at_most) < 1:
+                says = f"never observed in at most {percent(share)} of the rows"
+                expect(f"{name}.{channel}: missing", gx.Observed, says, **of_it, mostly=mostly(share))
+
+    def duration(longest: float) -> None:
+        expect(f"{DURATION}: type", gx.Number, "numbers", column=DURATION)
+        kind, says = gx.rules.ExpectColumnValuesToBeBetween, f"over 0, and at most {longest:.12g} {cohort.target.unit}"
+        limits = {"min_value": 0, "strict_min": True, "max_value": longest}
+        expect(f"{DURATION}: range", kind, says, column=DURATION, **limits)
+        missing(DURATION)
+
+    declared = [PATIENT, *cohort.columns, *cohort.target.label_columns, SPLIT]
     kind, says = gx.rules.ExpectTableColumnsToMatchSet, f"the {len(declared)} that are declared"
     expect("table: columns", kind, says, column_set=declared, exact_match=True)
     rows("", cohort.minimum.rows)
-    for label in (0, 1):
+    # A hospital where nobody was lost before the event may take part; one without events has nothing to tell.
+    for label in [1] if cohort.target.kind == "survival" else cohort.target.meanings:
         rows(f" of class {label}", cohort.minimum.per_class, gx.Column(TARGET) == label)
     for name in SPLITS:
         rows(f" in {name}", 1, gx.Column(SPLIT) == name)
     for name, column in cohort.columns.items():
-        if column.range is None:
+        if column.cell_size:
+            says = f"{column.cell_size} bytes, {' × '.join(map(str, column.array_shape))}"
+            expect(f"{name}: type", gx.Cell, says, column=name, size=column.cell_size)
+            channels(name, column)
+        elif column.range is None:
             expect(f"{name}: type", gx.Text, "text", column=name)
             among(name, column.categories or {})
         else:
             low, high = column.range
             expect(f"{name}: type", gx.Number, "numbers", column=name)
-            kind, says = gx.rules.ExpectColumnValuesToBeBetween, f"from {low:.12g} to {high:.12g} {column.unit}".strip()
+            kind, says = gx.rules.ExpectColumnValuesToBeBetween, text_of(low, high, column.unit)
             expect(f"{name}: range", kind, says, column=name, min_value=low, max_value=high)
         if column.type == "integer":
             expect(f"{name}: whole numbers", gx.Whole, "no fractions", column=name)
@@ -115,12 +150,15 @@ def expectations(cohort: Cohort) -> dict[str, Expectation]:
     says = "all rows of a patient are in the same split"
     expect(f"{PATIENT}: in one split only", gx.OneSplit, says, column_A=PATIENT, column_B=SPLIT)
     expect(f"{TARGET}: type", gx.Number, "numbers", column=TARGET)
-    among(TARGET, {0: "", 1: cohort.target.name})
+    among(TARGET, cohort.target.meanings)
     missing(TARGET)
-    low, high = cohort.target.prevalence
-    says = f"share of class 1 from {low:.12g} to {high:.12g}; see the rows of each class"
-    kind = gx.rules.ExpectColumnMeanToBeBetween
-    expect(f"{TARGET}: prevalence", kind, says, column=TARGET, min_value=low, max_value=high)
+    if cohort.target.kind != "multiclass":
+        low, high = cohort.target.prevalence
+        says = f"share of class 1 from {low:.12g} to {high:.12g}; see the rows of each class"
+        kind = gx.rules.ExpectColumnMeanToBeBetween
+        expect(f"{TARGET}: prevalence", kind, says, column=TARGET, min_value=low, max_value=high)
+    if cohort.target.kind == "survival":
+        duration(cohort.target.longest_duration)
     among(SPLIT, dict.fromkeys(SPLITS, ""))
     missing(SPLIT)
     return named
@@ -132,8 +170,9 @@ def examine(cohort: Cohort, rows: pd.DataFrame, home: Path) -> Verdict:
     Args:
         cohort: the declaration.
         rows: one row an observation, columns `patient` (text), those of the cohort (numbers as float64, NaN where
-            missing; categories as text, None or NaN where missing), `target` (0 or 1) and `split`. A frame that is
-            not so fails by name; it raises nothing.
+            missing; categories as text, None or NaN where missing; images and series as bytes), what the target's
+            :meth:`~fedmed.data.cohort.Target.label` makes, and `split`. A frame that is not so fails by name; it
+            raises nothing.
         home: folder at the hospital for `result.json` and `data_docs/index.html`; both are overwritten.
 
     Returns:
@@ -176,8 +215,9 @@ def rows_outside(cohort: Cohort, rows: pd.DataFrame) -> dict[int, tuple[str, ...
         rows: a frame with at least the cohort's columns; others are not looked at.
 
     Returns:
-        For the position of each such row (from 0, whatever the index) the columns with a value of the wrong type,
-        outside the range or the categories, or missing where the declaration refuses that; in declared order.
+        For the position of each such row (from 0, whatever the index) the columns with a value of the wrong type or
+        size, outside the range or the categories, or missing where the declaration refuses that; in declared order. A
+        series is outside if a channel that refuses it was observed outside its range.
 
     Raises:
         RecordsError: a column of the cohort is absent, or stands twice.
@@ -193,6 +233,12 @@ def rows_outside(cohort: Cohort, rows: pd.DataFrame) -> dict[int, tuple[str, ...
 
 
 def _fits(cell: Any, column: Column) -> bool:
+    if column.cell_size:
+        return is_cell(cell, column.cell_size) and all(
+            _is_within(cell, place, len(column.channels or {}), *channel.range)
+            for place, channel in enumerate((column.channels or {}).values())
+            if channel.outside == "refuse"
+        )
     if column.range is None:
         return _is_text(cell) and cell in (column.categories or {})
     low, high = column.range
@@ -211,31 +257,91 @@ def _is_text(cell: Any) -> bool:
     return isinstance(cell, str)
 
 
+# A cell that is no series fails by its type alone.
+
+
+def _is_within(cell: Any, place: int, channels: int, low: float, high: float) -> bool:
+    return not _is_series(cell, channels) or not beyond(channel_of(cell, place, channels), low, high).any()
+
+
+def _is_observed(cell: Any, place: int, channels: int) -> bool:
+    return not _is_series(cell, channels) or not bool(np.isnan(channel_of(cell, place, channels)).all())
+
+
+def _share_outside(cells: pd.Series[Any], place: int, channels: int, low: float, high: float) -> float:
+    """The share of a channel's observed steps, over all rows, that lie outside its range; 0 of none."""
+    values = [channel_of(cell, place, channels) for cell in cells if _is_series(cell, channels)]
+    joined = np.concatenate(values) if values else np.empty(0, dtype=np.float32)
+    observed = int((~np.isnan(joined)).sum())
+    return int(beyond(joined, low, high).sum()) / observed if observed else 0.0
+
+
+def _is_series(cell: Any, channels: int) -> bool:
+    return isinstance(cell, bytes) and len(cell) % (4 * channels) == 0
+
+
 @functools.cache
 def _great_expectations() -> SimpleNamespace:
-    """GX's own rules, and four that it lacks: `Number`, `Whole` and `Text` of a column, `OneSplit` of two columns."""
+    """GX's own rules, and those that it lacks.
+
+    `Number`, `Whole`, `Text` and `Cell` of a column; `Within`, `Observed` and `Outside` of a channel of a series;
+    `OneSplit` of two columns.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports sre_constants
         import great_expectations.expectations as rules
         from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
-        from great_expectations.expectations.expectation import ColumnMapExpectation, ColumnPairMapExpectation
+        from great_expectations.expectations.expectation import (
+            ColumnAggregateExpectation,
+            ColumnMapExpectation,
+            ColumnPairMapExpectation,
+        )
+        from great_expectations.expectations.metrics import column_aggregate_metric_provider as aggregates
         from great_expectations.expectations.metrics import map_metric_provider as metrics
         from great_expectations.expectations.row_conditions import Column as ColumnOfRows
 
     # It logs tracebacks, which may hold cells; that an expectation could not be computed is in the verdict.
     logging.getLogger("great_expectations").setLevel(logging.CRITICAL + 1)
 
-    def rule(name: str, holds: Callable[[Any], bool]) -> Any:
+    def rule(name: str, holds: Callable[..., bool], **parameters: type) -> Any:
         class Metric(metrics.ColumnMapMetricProvider):  # type: ignore[misc,name-defined]  # not in GX's __all__
             condition_metric_name = f"column_values.fedmed_{name.lower()}"
+            condition_value_keys = tuple(parameters)
 
             @metrics.column_condition_partial(engine=PandasExecutionEngine)  # type: ignore[attr-defined]  # as above
-            def _pandas(cls, column: pd.Series[Any], **_: Any) -> pd.Series[bool]:
-                return column.map(holds).astype(bool)
+            def _pandas(cls, column: pd.Series[Any], **given: Any) -> pd.Series[bool]:
+                chosen = {key: given[key] for key in parameters}
+                return column.map(lambda cell: holds(cell, **chosen)).astype(bool)
 
         metaclass: Any = type(ColumnMapExpectation)  # it registers the class under its name
-        body = {"map_metric": Metric.condition_metric_name, "__module__": __name__}
+        body = {
+            "map_metric": Metric.condition_metric_name,
+            "success_keys": (*parameters, "mostly"),
+            "__annotations__": parameters,
+            "__module__": __name__,
+        }
         return metaclass(f"ExpectColumnValuesToBe{name}", (ColumnMapExpectation,), body)
+
+    class OutsideMetric(aggregates.ColumnAggregateMetricProvider):
+        metric_name = "column.fedmed_share_outside"
+        value_keys = ("place", "channels", "low", "high")
+
+        @aggregates.column_aggregate_value(engine=PandasExecutionEngine)
+        def _pandas(cls, column: pd.Series[Any], place: int, channels: int, low: float, high: float, **_: Any) -> float:
+            return _share_outside(column, place, channels, low, high)
+
+    class ExpectChannelSeldomOutside(ColumnAggregateExpectation):
+        place: int
+        channels: int
+        low: float
+        high: float
+        at_most: float
+        metric_dependencies = (OutsideMetric.metric_name,)
+        success_keys = ("place", "channels", "low", "high", "at_most")
+
+        def _validate(self, metrics: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+            share = metrics[OutsideMetric.metric_name]
+            return {"success": share <= self.at_most, "result": {"observed_value": share}}
 
     of_two: Any = metrics.column_pair_condition_partial  # type: ignore[attr-defined]  # as above
 
@@ -257,6 +363,10 @@ def _great_expectations() -> SimpleNamespace:
         Number=rule("Number", _is_number),
         Whole=rule("Whole", _is_whole),
         Text=rule("Text", _is_text),
+        Cell=rule("Cell", is_cell, size=int),
+        Within=rule("Within", _is_within, place=int, channels=int, low=float, high=float),
+        Observed=rule("Observed", _is_observed, place=int, channels=int),
+        Outside=ExpectChannelSeldomOutside,
         OneSplit=ExpectEachPatientInOneSplit,
     )
 
@@ -300,6 +410,8 @@ def _strip(result: Any, answers: list[Any], rows: pd.DataFrame) -> None:
             answer.result = {"observed_value": "could not be computed"}
         elif kind == "expect_table_row_count_to_be_between":
             answer.result["observed_value"] = int(observed["observed_value"])
+        elif kind == "expect_channel_seldom_outside":
+            answer.result["observed_value"] = f"{100 * float(observed['observed_value']):.3g} % of the observed steps"
         elif kind == "expect_table_columns_to_match_set":
             # The header of a table without one is a patient: only declared names may be repeated.
             absent = ", ".join(name for name in kwargs["column_set"] if name not in rows.columns)

@@ -1,14 +1,13 @@
-"""Read a hospital's own CSV or Parquet files into one clean table, or say what is wrong without quoting a cell.
+"""Read a hospital's own files into one clean table, or say what is wrong without quoting a cell.
 
 Structure and types are checked here; whether values are plausible is the contract's question.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmed.data.cohort import PATIENT, Cohort, Column
+from fedmed.data.arrays import as_bytes, as_cell, is_cell, raw_arrays
+from fedmed.data.cohort import PATIENT, Cohort, Column, Target
+from fedmed.data.long_form import series_of
+from fedmed.data.tables import parse_csv, read_table
 from fedmed.errors import RecordsError
 
 MISSING = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"})
-LARGEST_FILE = 1 << 30
-LARGEST_CELL = 1 << 16
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
@@ -29,25 +29,40 @@ def read_records(files: Sequence[Path], cohort: Cohort, site: str) -> pd.DataFra
     """The records of one hospital.
 
     Args:
-        files: CSV (comma, UTF-8, a header row) or Parquet files, all with the declared columns.
+        files: tables with the declared columns, as CSV (comma, UTF-8, a header row), Parquet or, of arrays, `.npz`. Of
+            a series in long form, tables without the series, each patient once, and tables with one measurement a row;
+            which is which is told by their columns, and the order does not matter.
         cohort: the declaration.
         site: the hospital's name; if the files have the cohort's site column, every row must carry it.
 
     Returns:
         A frame with `patient` (a digest, str), the declared inputs (numbers as float64 with NaN, categories as str
-        with None) and the raw target column (float64). Columns that are not declared are left out.
+        with None, images and series as bytes with None) and the raw target columns (float64; the classes of a
+        multiclass target as str). Columns that are not declared are left out.
 
     Raises:
         RecordsError: naming file, line or column, never a cell.
     """
     if not files:
-        raise RecordsError(f"{site}: expected at least one CSV or Parquet file, got none")
-    return _clean(pd.concat([_read(file, cohort) for file in files], ignore_index=True), cohort, site)
+        raise RecordsError(f"{site}: expected at least one CSV, Parquet or .npz file, got none")
+    return _clean(_tables(files, cohort, cohort.table_columns), cohort, site)
 
 
-def read_rows(file: Path, cohort: Cohort) -> pd.DataFrame:
-    """Rows to predict: the declared inputs only, cleaned as :func:`read_records` does; the target need not be there."""
-    table = _read(file, cohort, needed=list(cohort.columns))
+def read_rows(file: Path, cohort: Cohort, *others: Path) -> pd.DataFrame:
+    """Rows to predict: the declared inputs only, cleaned as :func:`read_records` does; the target need not be there.
+
+    Args:
+        file: a table of rows.
+        cohort: the declaration.
+        others: further tables; of a series in long form, that of the measurements.
+
+    Returns:
+        The declared inputs, in the order of the files' rows.
+
+    Raises:
+        RecordsError: naming file, line or column, never a cell.
+    """
+    table = _tables([file, *others], cohort, list(cohort.columns))
     return pd.DataFrame({name: _column(table[name], column, name) for name, column in cohort.columns.items()})
 
 
@@ -74,102 +89,94 @@ def _embedded_table(cohort: Cohort) -> pd.DataFrame:
     source = resources.files("fedmed.datasets").joinpath(cohort.embedded, f"{cohort.embedded}.csv")
     if not source.is_file():
         raise RecordsError(f"no table named {cohort.embedded!r} ships with FedMed")
-    return _parse_csv(source.read_bytes(), cohort.embedded, cohort, None)
+    return parse_csv(source.read_bytes(), cohort.embedded, partial(_chosen, cohort=cohort, needed=cohort.table_columns))
 
 
-def _read(file: Path, cohort: Cohort, needed: list[str] | None = None) -> pd.DataFrame:
-    try:
-        if file.stat().st_size > LARGEST_FILE:
-            raise RecordsError(f"{file.name}: expected at most {LARGEST_FILE >> 20} MiB; split it into several files")
-        raw = file.read_bytes()
-    except OSError as problem:
-        raise RecordsError(f"{file}: cannot be read: {problem.strerror}") from None
-    if raw[:4] in (b"PAR1", b"PARE"):
-        return _parse_parquet(raw, file.name, cohort, needed)
-    return _parse_csv(raw, file.name, cohort, needed)
-
-
-def _parse_csv(raw: bytes, name: str, cohort: Cohort, needed: list[str] | None) -> pd.DataFrame:
-    text = _decode(raw, name)
-    csv.field_size_limit(LARGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        _check_header(header, name, cohort, needed)
-        rows = []
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise RecordsError(f"{name}, line {reader.line_num}: expected {len(header)} cells, got {len(row)}")
-            rows.append(row)
-    except csv.Error:
+def _tables(files: Sequence[Path], cohort: Cohort, needed: list[str]) -> pd.DataFrame:
+    """The needed columns of all files, and the site's; of a series in long form, a cell for each patient."""
+    image = next(((name, column) for name, column in cohort.columns.items() if column.type == "image"), None)
+    parts = [read_table(file, partial(_chosen, cohort=cohort, needed=needed), image) for file in files]
+    if not _measured(cohort):
+        return pd.concat([part.astype(object) for part in parts], ignore_index=True)
+    (series,) = cohort.arrays()
+    measured = _measured(cohort)
+    long = [part for part in parts if list(part) == measured]
+    rows = [part.astype(object) for part in parts if list(part) != measured]
+    held = [series in part for part in rows]
+    if rows and all(held) and not long:
+        return pd.concat(rows, ignore_index=True)
+    if not long or any(held):
         raise RecordsError(
-            f"{name}, line {reader.line_num}: not well-formed CSV (a quote left open, or an oversized cell)"
-        ) from None
-    if not rows:
-        raise RecordsError(f"{name}: expected rows below the header, got none")
-    # Undeclared columns go at once: they may even share a name, and another file of the hospital may lack them.
-    wanted = [column for column in _wanted(cohort, needed) if column in header]
-    return pd.DataFrame(rows, columns=header, dtype=object)[wanted]
-
-
-def _wanted(cohort: Cohort, needed: list[str] | None) -> list[str]:
-    return [*(needed or cohort.table_columns), *([cohort.site_column] if cohort.site_column else [])]
-
-
-def _decode(raw: bytes, name: str) -> str:
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise RecordsError(
-            f"{name}: expected UTF-8, got UTF-16. Export the file again as UTF-8 without a byte-order mark."
+            f"column {series}: expected it in the table of rows, or beside that a table of measurements with columns"
+            f" {', '.join(measured)}; got {'both' if any(held) else 'neither'}"
         )
-    if raw.startswith(b"\xef\xbb\xbf"):
-        raise RecordsError(
-            f"{name}: begins with a byte-order mark. Export it as UTF-8 without BOM ('CSV', not 'CSV UTF-8', in Excel)."
-        )
-    if (position := raw.find(b"\0")) >= 0:
-        raise RecordsError(f"{name}: a NUL byte at byte {position}. The file is damaged or no text; export it again.")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        raise RecordsError(
-            f"{name}: expected UTF-8, but byte {problem.start} is not. Export the file again as UTF-8."
-        ) from None
+    if not rows and set(needed) > {series}:
+        raise RecordsError(f"beside the measurements, expected a table with columns {', '.join(needed)}")
+    return _with_series(rows, pd.concat(long, ignore_index=True)[measured], cohort)
 
 
-def _check_header(header: list[str], name: str, cohort: Cohort, needed: list[str] | None) -> None:
+def _measured(cohort: Cohort) -> list[str]:
+    """Patient, time, parameter and value of a table of measurements; nothing if the cohort knows no such table."""
+    form = next((column.long for column in cohort.columns.values() if column.long is not None), None)
+    return [] if form is None else [cohort.patient_id or "", form.time, form.parameter, form.value]
+
+
+def _chosen(header: list[str], name: str, *, cohort: Cohort, needed: list[str]) -> list[str]:
+    """The columns of a file to read, by its header: those needed, or those of the measurements of a series."""
+    site, measured = cohort.site_column, _measured(cohort)
+    if measured and not (series := set(cohort.arrays())) & set(header):
+        if set(measured) <= set(header):
+            needed, site = measured, None
+        else:
+            needed = list(dict.fromkeys([measured[0], *(column for column in needed if column not in series)]))
     # What was found in the header is never quoted: in a file without a header it would be a patient's row.
-    expected = needed or cohort.table_columns
-    twice = sorted({column for column in _wanted(cohort, needed) if header.count(column) > 1})
+    twice = sorted({column for column in (*needed, site) if column is not None and header.count(column) > 1})
     if twice:
         raise RecordsError(f"{name}: column {', '.join(twice)} stands twice in the header")
-    missing = [column for column in expected if column not in header]
-    if not missing:
-        return
-    if len(header) == 1 and (found := [words for mark, words in _SEPARATORS.items() if mark in header[0]]):
-        raise RecordsError(f"{name}: expected cells separated by commas; the header seems to use {found[0]}")
-    hint = " Is the header row missing?" if len(missing) == len(expected) else ""
-    raise RecordsError(
-        f"{name}: column {', '.join(missing)} missing; {cohort.name} declares {len(expected)} columns,"
-        f" of which the header has {len(expected) - len(missing)}.{hint}"
-    )
+    if missing := [column for column in needed if column not in header]:
+        if len(header) == 1 and (found := [words for mark, words in _SEPARATORS.items() if mark in header[0]]):
+            raise RecordsError(f"{name}: expected cells separated by commas; the header seems to use {found[0]}")
+        hint = " Is the header row missing?" if len(missing) == len(needed) else ""
+        raise RecordsError(
+            f"{name}: column {', '.join(missing)} missing; {cohort.name} declares {len(needed)} columns,"
+            f" of which the header has {len(needed) - len(missing)}.{hint}"
+        )
+    return [*needed, *([site] if site is not None and site in header else [])]
 
 
-def _parse_parquet(raw: bytes, name: str, cohort: Cohort, needed: list[str] | None) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _with_series(rows: list[pd.DataFrame], long: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+    """The rows, each with its series; `long` has the columns of :func:`_measured`."""
+    (series,) = cohort.arrays()
+    column, (own, time, parameter, value) = cohort.columns[series], _measured(cohort)
+    holders = _codes(long[own])
+    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({own: holders.unique()}, dtype=object)
+    patients = _codes(table[own])
+    if twice := int(patients.duplicated().sum()):
+        raise RecordsError(f"column {own}: expected each patient once beside the measurements; {twice} rows repeat one")
+    parameters = _codes(long[parameter])
+    for name, found, known, what in (
+        (own, holders, list(patients), "patient of the other table"),
+        (parameter, parameters, list(column.channels or {}), "declared channel"),
+    ):
+        if not found.isin(known).any():
+            raise RecordsError(f"column {name}: none of the measurements is of a {what}; is it written the same way?")
+    minutes, values = _plain(long[time], time), _plain(long[value], value)
+    cells = series_of(list(patients), holders, minutes, parameters, values, column)
+    return table.assign(**{series: pd.Series(cells, dtype=object)})
 
-    try:
-        file = pq.ParquetFile(pa.BufferReader(raw))
-        _check_header(file.schema_arrow.names, name, cohort, needed)
-        if file.metadata.num_rows == 0:
-            raise RecordsError(f"{name}: expected rows, got none")
-        present = [column for column in _wanted(cohort, needed) if column in file.schema_arrow.names]
-        table = file.read(columns=present)
-        rows: pd.DataFrame = table.to_pandas().astype(object)
-        return rows
-    except (pa.ArrowException, OSError):
-        raise RecordsError(f"{name}: not a readable Parquet file (encrypted, truncated or damaged)") from None
+
+def _codes(values: pd.Series) -> pd.Series:
+    """Identities or names as text, :func:`as_code` of each; fast where many are the same."""
+    places, distinct = pd.factorize(values.astype(object))
+    texts = np.array([*map(as_code, distinct), ""], dtype=object)
+    return pd.Series(texts[places], dtype=object)
+
+
+def _plain(values: pd.Series, name: str) -> np.ndarray:
+    """Numbers as float64 `(rows,)`; those of a Parquet file are numbers already."""
+    if values.dtype.kind in "iuf":
+        return values.to_numpy(dtype=np.float64)
+    return _numbers(values.astype(object), name, whole=False, codes=()).to_numpy()
 
 
 def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
@@ -181,15 +188,15 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
                 " hospital"
             )
     clean = {name: _column(table[name], column, name) for name, column in cohort.columns.items()}
-    target = cohort.target.column
-    clean[target] = _numbers(table[target], target, whole=False, codes=())
-    if (unlabelled := int(clean[target].isna().sum())) > 0:
-        raise RecordsError(
-            f"{site}: the target {target} is missing in {unlabelled} of {len(table)} rows; leave those rows out"
-        )
+    for target in cohort.target.columns:
+        clean[target] = _raw_target(table[target], cohort.target, target)
+        if (unlabelled := int(clean[target].isna().sum())) > 0:
+            raise RecordsError(
+                f"{site}: the target {target} is missing in {unlabelled} of {len(table)} rows; leave those rows out"
+            )
     frame = pd.DataFrame(clean)
     if cohort.patient_id is None:
-        identity = pd.Series(["\x1f".join(map(_text, row)) for row in frame.itertuples(index=False)])
+        identity = pd.Series(["\x1f".join(map(_identity, row)) for row in frame.itertuples(index=False)])
     else:
         identity = table[cohort.patient_id].map(_text)
         if (unnamed := int(identity.isin(MISSING).sum())) > 0:
@@ -201,15 +208,52 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
     return frame
 
 
+def _raw_target(values: pd.Series, target: Target, name: str) -> pd.Series:
+    if target.classes is not None:
+        return _categories(values, MISSING - target.classes.keys())
+    return _numbers(values, name, whole=False, codes=())
+
+
+def _identity(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else _text(value)
+
+
 def _column(values: pd.Series, column: Column, name: str) -> pd.Series:
+    if column.cell_size:
+        return _cells(values, column, name)
     if column.type == "category":
-        codes = {as_code(code) for code in column.missing_codes} | MISSING
-        coded = [as_code(value) for value in values]
-        return pd.Series([None if code in codes else code for code in coded], dtype=object)
+        return _categories(values, {as_code(code) for code in column.missing_codes} | MISSING)
     numeric = [float(code) for code in column.missing_codes if isinstance(code, float | int)]
     words = [code for code in column.missing_codes if isinstance(code, str)]
     values = values.mask(values.map(_text).isin(words))
     return _numbers(values, name, whole=column.type == "integer", codes=numeric)
+
+
+def _categories(values: pd.Series, missing: Collection[str]) -> pd.Series:
+    codes = [as_code(value) for value in values]
+    return pd.Series([None if code in missing else code for code in codes], dtype=object)
+
+
+def _cells(values: pd.Series, column: Column, name: str) -> pd.Series:
+    """Images and series as bytes, None where there is none; a series without what stands for "not measured"."""
+    absent = [not isinstance(value, bytes) and _text(value) in MISSING for value in values]
+    cells = [None if none else as_bytes(value) for value, none in zip(values, absent, strict=True)]
+    wrong = pd.Series([cell is not None and not is_cell(cell, column.cell_size) for cell in cells], dtype=bool)
+    if wrong.any():
+        shape = " × ".join(map(str, column.array_shape))
+        raise RecordsError(
+            f"column {name}: expected the {column.cell_size} bytes of {shape} in every cell, but {int(wrong.sum())} of"
+            f" {len(cells)} have not (first in row {_first(wrong)})"
+        )
+    if column.type == "series":
+        held = [place for place, none in enumerate(absent) if not none]
+        arrays = raw_arrays([cell for cell in cells if cell is not None], column, name).copy()
+        for number, channel in enumerate((column.channels or {}).values()):
+            steps = arrays[..., number]
+            steps[np.isnan(steps) | np.isin(steps, np.array(channel.missing_codes, dtype=steps.dtype))] = np.nan
+        for place, array in zip(held, arrays, strict=True):
+            cells[place] = as_cell(array, column)
+    return pd.Series(cells, dtype=object)
 
 
 def _numbers(values: pd.Series, name: str, *, whole: bool, codes: Iterable[float]) -> pd.Series:

@@ -30,6 +30,7 @@ from fedmed.files import write_atomically
 
 _MASTER = "data"
 _MISSING = b"\0"
+_BYTES = b"\1"
 
 
 class Vault:
@@ -131,8 +132,11 @@ class _LocalKms(pe.KmsClient):  # type: ignore[misc]  # pyarrow ships no types
 
 
 def _text(value: object) -> bytes:
+    # No text is taken for a missing value, and none for the bytes of an image or a series.
+    if isinstance(value, bytes):
+        return _MISSING + _BYTES + value
     encoded = str(value).encode()
-    return _MISSING + encoded if encoded.startswith(_MISSING) else encoded  # no text is taken for a missing value
+    return _MISSING + encoded if encoded.startswith(_MISSING) else encoded
 
 
 def _absorb(digest: hmac.HMAC, name: str, values: pd.Series) -> None:

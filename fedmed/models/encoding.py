@@ -165,7 +165,7 @@ def _tabular(rows: pd.DataFrame, cohort: Cohort, statistics: InputStatistics) ->
 def _images(rows: pd.DataFrame, column: Column, name: str, statistics: InputStatistics) -> Tensor:
     mean, deviation = _scale(statistics, name)
     pixels = torch.from_numpy(raw_arrays(rows[name], column, name).astype(np.float32))
-    return pixels.div_(WHITE).sub_(mean).div_(deviation)
+    return pixels.div_(WHITE).sub_(float(mean)).div_(float(deviation))
 
 
 def _series(rows: pd.DataFrame, column: Column, name: str, statistics: InputStatistics) -> Tensor:
