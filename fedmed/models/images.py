@@ -28,7 +28,7 @@ class Cnn(nn.Module):
         options: `channels` of the blocks, `kernel`, `normalisation`.
 
     Raises:
-        SettingsError: if the shape is not that of an image, or the image is too small.
+        SettingsError: if the shape is not that of an image, the image is too small, or the kernel even.
     """
 
     def __init__(self, shape: InputShape, outputs: int, options: ModelOptions) -> None:
@@ -38,6 +38,8 @@ class Cnn(nn.Module):
                 f"model.name: cnn reads images (channels, height, width) of at least {SMALLEST_SIDE} by"
                 f" {SMALLEST_SIDE}, but a row of this cohort has the shape {shape}; choose another network"
             )
+        if options.kernel % 2 == 0:
+            raise SettingsError(f"model.kernel: that of a cnn must be odd, got {options.kernel}")
         widths = [shape[0], *options.widths]
         layers: list[nn.Module] = []
         for place, (inner, outer) in enumerate(pairwise(widths)):
@@ -61,7 +63,7 @@ def normalisation(options: ModelOptions, channels: int) -> nn.Module:
     """The normalisation of a layer's `channels`.
 
     `group` normalises each image by itself and holds no statistics, so it needs no agreement between hospitals (Wu and
-    He 2018; in federated learning, Hsieh et al. 2020, section 5.2); `batch` holds running statistics, which are a part
+    He 2018; between unlike parties, Hsieh et al. 2020); `batch` holds running statistics, which are a part
     of the model's state (Ioffe and Szegedy 2015) or, under FedBN, of a hospital's own.
     """
     if options.normalisation == "batch":

@@ -115,17 +115,16 @@ def _construct(recipe: Recipe, seed: int) -> nn.Module:
 
 def _check_state(network: nn.Module, recipe: Recipe) -> None:
     where = f"model.name {recipe.path}"
-    named = [*network.named_parameters(), *network.named_buffers()]
-    for name, tensor in named:
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if is_lazy(tensor):
             raise SettingsError(f"{where}: {name} is lazy; give every layer its sizes")
     if not any(parameter.requires_grad for _, parameter in network.named_parameters()):
         raise SettingsError(f"{where}: it has no parameter to train")
-    kept = network.state_dict(keep_vars=True)
-    for name, tensor in kept.items():
-        if name.rpartition(".")[2] != "num_batches_tracked" and tensor.dtype != torch.float32:
+    for name, kept in network.state_dict(keep_vars=True).items():
+        came = kept.dtype if isinstance(kept, Tensor) else type(kept).__name__
+        if name.rpartition(".")[2] != "num_batches_tracked" and came != torch.float32:
             raise SettingsError(
-                f"{where}: {name} is {tensor.dtype}, but the state of a model is averaged and must be float32;"
+                f"{where}: {name} is {came}, but the state of a model is averaged and must be float32;"
                 " a constant is registered with persistent=False"
             )
     for name, module in network.named_modules():
@@ -141,7 +140,7 @@ def _check_forward(network: nn.Module, recipe: Recipe) -> None:
         network.train(training)
         state: dict[str, Tensor] = {
             name: tensor.detach().clone().requires_grad_(name in trained)
-            for name, tensor in network.state_dict(keep_vars=True).items()
+            for name, tensor in [*network.named_parameters(), *network.named_buffers()]
         }
         with _global_generator, torch.random.fork_rng(devices=[]):
             before = torch.get_rng_state()

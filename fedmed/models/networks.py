@@ -47,8 +47,8 @@ class ModelOptions(Record):
     channels: tuple[Width, ...] = Field(
         (), description="channels of each block; empty: [16, 32, 64] for cnn, [32, 32, 32, 32] for tcn"
     )
-    kernel: int = Field(3, ge=2, le=15, description="width of the convolutions of a cnn or tcn")
-    normalisation: Literal["batch", "group", "none"] = Field("group", description="normalisation in a cnn")
+    kernel: int = Field(3, ge=2, le=15, description="width of the convolutions of a cnn (odd) or tcn")
+    normalisation: Literal["batch", "group", "none"] = Field("group", description="normalisation within a cnn")
     survival: Literal["cox", "discrete"] = Field(
         "cox", description="for a survival target: a relative hazard, or a hazard for each interval"
     )
@@ -171,8 +171,9 @@ def network_for(cohort: Cohort, options: ModelOptions) -> nn.Module:
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
     """The network's own parameters and floating-point buffers by name, in name order: the layout of its weights."""
-    kept = network.state_dict(keep_vars=True)
-    return {name: kept[name] for name in sorted(kept) if kept[name].is_floating_point()}
+    named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    kept = network.state_dict(keep_vars=True).keys()  # not the buffers that are constants (`persistent=False`)
+    return {name: named[name] for name in sorted(named) if name in kept and named[name].is_floating_point()}
 
 
 def state_names(network: nn.Module) -> StateNames:

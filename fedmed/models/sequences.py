@@ -19,7 +19,7 @@ class Gru(nn.Module):
     """Gated recurrent layers; the head reads the last state and the mean of all states (Cho et al. 2014).
 
     Which steps were observed and how long ago is among the features (fedmed.models.encoding), so that no step is
-    masked here (Lipton, Kale, Wetzel 2016; Che et al. 2018, section 2.2, the simple baseline).
+    masked here (Lipton, Kale, Wetzel 2016; Che et al. 2018).
 
     Args:
         shape: of one row, `(steps, features)`.

@@ -35,7 +35,7 @@ def interval_of(duration: Tensor, horizon: float, intervals: int) -> Tensor:
     >>> interval_of(torch.tensor([0.1, 2.5, 2.6, 10.0, 11.0]), 10, 4).tolist()
     [0, 0, 1, 3, 4]
     """
-    return torch.bucketize(duration, interval_ends(horizon, intervals, duration.dtype))
+    return torch.bucketize(duration.contiguous(), interval_ends(horizon, intervals, duration.dtype))
 
 
 def survival_curve(logits: Tensor) -> Tensor:
