@@ -121,8 +121,11 @@ def fit_shift(outputs: Tensor, labels: Tensor, loss: Loss, spread: float) -> tup
 
     shift = torch.zeros(told.shape[1], dtype=torch.float64)
     for _ in range(STEPS):
-        slope = torch.func.grad(objective)(shift)
-        step = torch.linalg.solve(torch.func.hessian(objective)(shift), slope)
+        # Backward twice, and not torch.func.hessian: its levels are global, and hospitals work side by side in threads.
+        at = shift.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(objective(at), at, create_graph=True)
+        curvature = torch.stack([torch.autograd.grad(part, at, retain_graph=True)[0] for part in slope])
+        step = torch.linalg.solve(curvature, slope.detach())
         # A Newton step on a sigmoid may overshoot where the curve is flat: no more than one logit at a time.
         shift = shift - step.clamp(-1.0, 1.0)
         if float(step.abs().max()) < TOLERANCE:
