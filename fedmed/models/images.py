@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedmed.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fedmed.models.networks import InputShape, ModelOptions
+    from fedmed.models.networks import ModelOptions
 
 SMALLEST_SIDE = 8
 MOST_GROUPS = 8
@@ -31,7 +31,7 @@ class Cnn(nn.Module):
         SettingsError: if the shape is not that of an image, the image is too small, or the kernel even.
     """
 
-    def __init__(self, shape: InputShape, outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: tuple[int, ...], outputs: int, options: ModelOptions) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < SMALLEST_SIDE:
             raise SettingsError(

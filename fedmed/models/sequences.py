@@ -12,7 +12,7 @@ from torch.nn.functional import pad, relu
 from fedmed.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fedmed.models.networks import InputShape, ModelOptions
+    from fedmed.models.networks import ModelOptions
 
 
 class Gru(nn.Module):
@@ -30,7 +30,7 @@ class Gru(nn.Module):
         SettingsError: if the shape is not that of a series.
     """
 
-    def __init__(self, shape: InputShape, outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: tuple[int, ...], outputs: int, options: ModelOptions) -> None:
         super().__init__()
         widths = [features_of(shape, "gru"), *options.widths]
         self.body = nn.ModuleList(nn.GRU(inner, outer, batch_first=True) for inner, outer in pairwise(widths))
@@ -83,7 +83,7 @@ class Tcn(nn.Module):
         SettingsError: if the shape is not that of a series, or its first steps would not be seen.
     """
 
-    def __init__(self, shape: InputShape, outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: tuple[int, ...], outputs: int, options: ModelOptions) -> None:
         super().__init__()
         widths = [features_of(shape, "tcn"), *options.widths]
         if (seen := sees(len(options.widths), options.kernel)) < shape[0]:
@@ -108,10 +108,10 @@ def sees(blocks: int, kernel: int) -> int:
     >>> sees(1, 3), sees(4, 3)  # 1 + 2·2·1; 1 + 2·2·(1 + 2 + 4 + 8)
     (5, 61)
     """
-    return 1 + 2 * (kernel - 1) * (2**blocks - 1)
+    return 1 + 2 * (kernel - 1) * ((1 << blocks) - 1)
 
 
-def features_of(shape: InputShape, name: str) -> int:
+def features_of(shape: tuple[int, ...], name: str) -> int:
     """The number of features of a step.
 
     Raises:

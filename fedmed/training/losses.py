@@ -206,8 +206,8 @@ def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
         raise SettingsError(f"training.loss.class_weights: {name} weighs no classes; leave them out")
     if options.class_weights and len(options.class_weights) != target.classes_count:
         raise SettingsError(
-            f"training.loss.class_weights: expected one for each of the {target.classes_count} classes of {target.name},"
-            f" got {len(options.class_weights)}"
+            f"training.loss.class_weights: expected one for each of the {target.classes_count} classes of"
+            f" {target.name}, got {len(options.class_weights)}"
         )
     return kind.make(target, options)
 
