@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -21,12 +21,12 @@ from fedmed.coordinator.description import FederatedDescription
 from fedmed.coordinator.evaluation import read_evaluation
 from fedmed.coordinator.history import History
 from fedmed.coordinator.release import evaluation_table
-from fedmed.evaluation.measurement import Measurement
+from fedmed.evaluation.measurement import Measurement, texts
+from fedmed.evaluation.names import in_words
 from fedmed.workspace import Workspace
 from flows.tables import category_rows, number_rows
 
 MLFLOW_PAGES = "http://127.0.0.1:5001"
-SHOWN = ("rows", "accuracy", "auroc", "brier", "calibration_slope")
 
 
 def mlflow_pages() -> str:
@@ -101,16 +101,32 @@ def show_rounds(history: History) -> None:
 def show_tests(place: Workspace) -> None:
     """The evaluation of every hospital, and whether federating helped it."""
     evaluation = read_evaluation(place.evaluation_folder)
+    shown = ("rows", "events", *evaluation.headline, "calibration_slope")
+
+    def told(figures: Mapping[str, Any]) -> dict[str, str]:
+        return texts({metric: Measurement.model_validate(figures[metric]) for metric in shown if metric in figures})
+
     rows = [
-        {
-            "hospital": site,
-            "model": model,
-            **{metric: Measurement.model_validate(figures[metric]).text() for metric in SHOWN if metric in figures},
-        }
+        {"hospital": site, "model": model, **told(figures)}
         for site, models in evaluation_table(evaluation).items()
         for model, figures in models.items()
     ]
     create_table_artifact(key="test", description="Every model on each hospital's test rows.", table=rows)
+    spreads = [{"metric": in_words(metric), **entry.model_dump()} for metric, entry in evaluation.spreads().items()]
+    if spreads:
+        create_table_artifact(
+            key="spread", description="The federated model's best and worst hospital, and the gap.", table=spreads
+        )
+    subgroups = [
+        {"hospital": site, "subgroup": f"{column}: {meaning}", **told(figures)}
+        for site, column, meaning, figures in evaluation.by_subgroup()
+    ]
+    if subgroups:
+        create_table_artifact(
+            key="subgroups",
+            description="The federated model in subgroups of each hospital's test rows.",
+            table=subgroups,
+        )
     sentences = [f"- {report.comparison.sentence}" for report in evaluation.sites.values()]
     create_markdown_artifact(
         key="did-federating-help", markdown="\n".join(["## Did federating help?", *sentences]), description="In words"

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from fedmed.coordinator.history import write_csv
+from fedmed.data.cohort import Kind
 from fedmed.errors import ExchangeError, MessageRefused, WorkspaceError
+from fedmed.evaluation.fairness import Spread, spread
+from fedmed.evaluation.kinds import KINDS
+from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Payload, Plan, TestReport
 from fedmed.files import write_atomically, write_json
 from fedmed.typed_yaml import Record
 from fedmed.weights import Weights, to_bytes
 
-TEST_METRICS = ("accuracy", "brier", "log_loss", "auroc")
-
 
 class Evaluation(Record):
-    """The reports of all hospitals on one model."""
+    """The reports of all hospitals on one model.
+
+    `kind` is that of the target; `subgroups` names the declared columns, and what their categories mean.
+    """
 
     run: str
     round: int
+    kind: Kind
+    subgroups: dict[str, dict[str, str]] = {}
     sites: dict[str, TestReport]
     failed: dict[str, str] = {}
 
@@ -32,10 +39,31 @@ class Evaluation(Record):
         figure = self.sites[site].measurements.get(model, {}).get(metric)
         return None if figure is None else figure.value
 
+    def values(self, model: str, metric: str) -> dict[str, float]:
+        """Hospital → value, where the hospital tells it."""
+        return {site: value for site in self.sites if (value := self.value(site, model, metric)) is not None}
+
     def mean(self, model: str, metric: str) -> tuple[float | None, int]:
         """Mean over the hospitals that tell it, and how many those are."""
-        told = [value for site in self.sites if (value := self.value(site, model, metric)) is not None]
+        told = list(self.values(model, metric).values())
         return (sum(told) / len(told) if told else None), len(told)
+
+    def spreads(self) -> dict[str, Spread]:
+        """Each headline metric's spread over the hospitals, of the federated model, where two of them tell it."""
+        found = {metric: spread(metric, self.values("federated", metric)) for metric in self.headline}
+        return {metric: entry for metric, entry in found.items() if entry is not None}
+
+    def by_subgroup(self) -> Iterator[tuple[str, str, str, Mapping[str, Measurement]]]:
+        """Hospital, column, the category's meaning, and the federated model's measurements."""
+        for site, report in self.sites.items():
+            for column, categories in report.subgroups.items():
+                meanings = self.subgroups.get(column, {})
+                yield from ((site, column, meanings.get(code) or code, told) for code, told in categories.items())
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        """The metrics of the target's kind that people are shown, the foremost first."""
+        return KINDS[self.kind].headline
 
 
 def plan_of(run: str, exchange: Exchange) -> Plan:
@@ -64,7 +92,15 @@ def gather_reports(
             reports[site] = report
         except ExchangeError as problem:
             refused[site] = str(problem)
-    return Evaluation(run=run, round=number, sites=reports, failed=refused)
+    cohort = plan_of(run, exchange).cohort
+    return Evaluation(
+        run=run,
+        round=number,
+        kind=cohort.target.kind,
+        subgroups={name: dict(cohort.columns[name].categories or {}) for name in cohort.subgroups},
+        sites=reports,
+        failed=refused,
+    )
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
@@ -88,6 +124,16 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
             (site, entry.mean_prediction, entry.observed_share, entry.rows)
             for site, report in evaluation.sites.items()
             for entry in report.curves.calibration or ()
+        ],
+    )
+    write_csv(
+        folder / "curves" / "risk_groups.csv",
+        ("site", "group", "time", "survival", "rows"),
+        [
+            (site, number, time, share, group.rows)
+            for site, report in evaluation.sites.items()
+            for number, group in enumerate(report.curves.risk_groups or (), 1)
+            for time, share in zip(group.times, group.survival, strict=True)
         ],
     )
 
@@ -118,8 +164,30 @@ def _metrics(evaluation: Evaluation) -> dict[str, Any]:
         for site, report in evaluation.sites.items()
     }
     mean: dict[str, Any] = {}
-    for metric in TEST_METRICS:
+    for metric in evaluation.headline:
         value, hospitals = evaluation.mean("federated", metric)
         if value is not None:
             mean[metric] = {"value": round(value, 4), "hospitals": hospitals}
-    return {"mean_over_hospitals": mean, "sites": sites}
+    spreads = {metric: entry.model_dump() for metric, entry in evaluation.spreads().items()}
+    return {
+        "mean_over_hospitals": mean,
+        "spread_over_hospitals": spreads,
+        "sites": sites,
+        "subgroups": _told(evaluation),
+    }
+
+
+def _told(evaluation: Evaluation) -> dict[str, Any]:
+    """Hospital → column → category → metric → value, where there are any."""
+    return {
+        site: {
+            column: {
+                category: values
+                for category, figures in of_column.items()
+                if (values := {name: entry.value for name, entry in figures.items() if entry.value is not None})
+            }
+            for column, of_column in report.subgroups.items()
+        }
+        for site, report in evaluation.sites.items()
+        if report.subgroups
+    }

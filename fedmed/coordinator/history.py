@@ -90,11 +90,12 @@ def _write_curves(folder: Path, rounds: Sequence[RoundRecord]) -> None:
         ("round", "validation_loss", "train_loss"),
         [(record.round, record.validation_loss, record.train_loss) for record in rounds],
     )
+    metrics = list(dict.fromkeys(name for record in rounds for site in record.sites.values() for name in site.metrics))
     write_csv(
         folder / "sites.csv",
-        ("round", "site", "validation_loss", "train_loss", "validation_accuracy"),
+        ("round", "site", "validation_loss", "train_loss", *(f"validation_{name}" for name in metrics)),
         [
-            (record.round, name, site.validation_loss, site.train_loss, site.validation_accuracy)
+            (record.round, name, site.validation_loss, site.train_loss, *(site.metrics.get(key) for key in metrics))
             for record in rounds
             for name, site in record.sites.items()
         ],

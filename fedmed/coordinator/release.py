@@ -10,6 +10,8 @@ from fedmed.coordinator.history import History, read_history
 from fedmed.coordinator.runs import read_admissions
 from fedmed.errors import WorkspaceError
 from fedmed.evaluation import plots
+from fedmed.evaluation.comparison import REFERENCES
+from fedmed.evaluation.kinds import KINDS
 from fedmed.lineage import git_commit, locked
 from fedmed.registry import Release
 from fedmed.workspace import Workspace
@@ -38,7 +40,8 @@ def release_of(workspace: Workspace) -> Release:
         rounds=rounds,
         chosen=history.chosen,
         evaluation=table,
-        curves={site: report.model_dump(include={"roc", "calibration"}) for site, report in evaluation.sites.items()},
+        curves={site: report.curves.model_dump() for site, report in evaluation.sites.items()},
+        drawn=KINDS[evaluation.kind].drawn,
     )
     return Release(
         run=history.run,
@@ -47,6 +50,8 @@ def release_of(workspace: Workspace) -> Release:
         rounds=rounds,
         admissions={site: message.model_dump(mode="json") for site, message in admissions.sites.items()},
         evaluation=table,
+        headline=evaluation.headline,
+        subgroups={site: report.subgroups for site, report in evaluation.sites.items() if report.subgroups},
         lineage=_lineage(workspace, history, admissions, digest_of(parameters)),
         plots=figures,
         findings=[report.comparison.sentence for report in evaluation.sites.values()],
@@ -54,11 +59,14 @@ def release_of(workspace: Workspace) -> Release:
 
 
 def evaluation_table(evaluation: Evaluation) -> dict[str, dict[str, dict[str, Any]]]:
-    """Hospital → model → metric → measurement, the majority's accuracy among them."""
+    """Hospital → model → metric → measurement; what needs no model (`REFERENCES`) is among the models."""
     table = {}
     for site, report in evaluation.sites.items():
-        majority = report.comparison.accuracy.get("majority")
-        figures = {**report.measurements, **({"majority": {"accuracy": majority}} if majority else {})}
+        figures = {model: dict(measured) for model, measured in report.measurements.items()}
+        for metric, of_models in report.comparison.figures.items():
+            for name in REFERENCES:
+                if name in of_models:
+                    figures.setdefault(name, {})[metric] = of_models[name]
         table[site] = {
             model: {metric: figure.model_dump() for metric, figure in of_model.items()}
             for model, of_model in figures.items()

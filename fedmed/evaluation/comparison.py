@@ -29,6 +29,7 @@ from fedmed.typed_yaml import Record
 Verdict = Literal["helped", "no clear difference", "hurt", "not estimable"]
 MAJORITY = "majority"
 KAPLAN_MEIER = "kaplan_meier"
+REFERENCES = (MAJORITY, KAPLAN_MEIER)
 _SENTENCES: dict[Verdict, str] = {
     "helped": "Federating helped {}",
     "hurt": "Federating hurt {}",

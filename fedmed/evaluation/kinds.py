@@ -38,6 +38,7 @@ class Kind:
     Args:
         validated: metrics that a round tells of the validation rows, beside the loss.
         headline: what pages and summaries show of the test rows, the foremost first.
+        drawn: what is drawn of every model, beside the curves.
         withheld: prediction, labels, minimum cell, horizon → names of what may not leave, `rows` and `loss` included.
         values: prediction, labels, horizon → each validated metric; nan where it is undefined.
         measure: prediction, labels, minimum_cell, resamples, generator, horizon → measurements, `rows` first.
@@ -52,6 +53,7 @@ class Kind:
 
     validated: tuple[str, ...]
     headline: tuple[str, ...]
+    drawn: tuple[str, ...]
     withheld: Callable[[Any, Any, int, float | None], frozenset[str]]
     values: Callable[[Any, Any, float | None], dict[str, float]]
     measure: Callable[..., dict[str, Measurement]]
@@ -260,6 +262,7 @@ KINDS: Mapping[str, Kind] = {
     "binary": Kind(
         validated=("accuracy", "auroc", "auprc", "brier"),
         headline=("accuracy", "auroc", "auprc", "brier"),
+        drawn=("accuracy", "brier"),
         withheld=_of_binary,
         values=_binary_values,
         measure=_measure_binary,
@@ -273,6 +276,7 @@ KINDS: Mapping[str, Kind] = {
     "multiclass": Kind(
         validated=("balanced_accuracy", "accuracy", "macro_auroc", "macro_auprc", "brier"),
         headline=("balanced_accuracy", "accuracy", "macro_auroc", "brier"),
+        drawn=("balanced_accuracy", "brier"),
         withheld=_of_classes,
         values=_class_values,
         measure=_measure_classes,
@@ -286,6 +290,7 @@ KINDS: Mapping[str, Kind] = {
     "survival": Kind(
         validated=("c_index",),
         headline=("c_index", "integrated_brier"),
+        drawn=("c_index", "integrated_brier"),
         withheld=_of_survival,
         values=_survival_values,
         measure=_measure_survival,

@@ -88,7 +88,8 @@ def right(p: Array, y: Array) -> Array:
     >>> right(np.array([[0.2, 0.8], [0.5, 0.5]]), np.array([1.0, 1.0])).tolist()
     [1.0, 0.0]
     """
-    return np.asarray(p.argmax(axis=1) == y, dtype=np.float64)
+    hit: Array = np.equal(p.argmax(axis=1), y).astype(np.float64)
+    return hit
 
 
 def squared_error(p: Array, y: Array) -> Array:

@@ -1,4 +1,4 @@
-"""A run in four pictures: how it converged, each hospital's ROC and calibration, and the models against each other.
+"""A run in pictures: how it converged, each hospital's curves, and the models against each other.
 
 They are drawn from what left the hospitals (JSON or records), so they can show no more than that. Matplotlib is
 imported when something is drawn, and only its file writer: no window, no global state. Colours are those of Okabe & Ito
@@ -8,12 +8,13 @@ imported when something is drawn, and only its file writer: no window, no global
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmed.evaluation.measurement import SUPPRESSED, Measurement, number
+from fedmed.evaluation.names import LOWER_IS_BETTER, in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,9 +29,16 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "alone": (ORANGE, "s", "trained alone"),
     "pooled": (GREEN, "D", "all data pooled"),
     "majority": (GREY, "v", "majority class"),
+    "kaplan_meier": (GREY, "v", "Kaplan-Meier"),
 }
-TITLES = {"accuracy": "Accuracy", "brier": "Brier score", "auroc": "AUROC", "log_loss": "Log loss"}
-_LOWER_IS_BETTER = frozenset({"brier", "log_loss"})
+RISK_COLOURS = (BLUE, ORANGE, INK)
+TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "brier": "Brier score",
+    "integrated_brier": "Integrated Brier score",
+    "log_loss": "Log loss",
+}
 _STYLE = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -55,6 +63,7 @@ def draw(
     chosen: int,
     evaluation: Mapping[str, Mapping[str, Mapping[str, Any]]],
     curves: Mapping[str, Mapping[str, Any]],
+    drawn: Sequence[str] = ("accuracy", "brier"),
 ) -> tuple[Path, ...]:
     """Draw all of them into `folder`.
 
@@ -63,22 +72,25 @@ def draw(
         rounds: as in :func:`convergence`.
         chosen: the round that was kept.
         evaluation: hospital → model → metric → measurement, as in :func:`comparison`.
-        curves: hospital → `roc` and `calibration` of the federated model, None where they may not be told.
+        curves: hospital → `roc`, `calibration` and `risk_groups` of the federated model, None where they may not be
+            told. Panels then say why; where the metric beside a curve is not of this kind of target, it is not drawn.
+        drawn: the metrics by which models are held against each other.
 
     Returns:
-        `convergence.png`, `roc.png`, `calibration.png`, `accuracy.png` and `brier.png`.
+        `convergence.png`, then those of `roc.png`, `calibration.png` and `risk_groups.png` that there are, then one for
+        each metric of `drawn`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     federated = {site: of_models.get("federated", {}) for site, of_models in evaluation.items()}
-    one = {site: entry.get("roc") for site, entry in curves.items()}
-    other = {site: entry.get("calibration") for site, entry in curves.items()}
     convergence(folder / "convergence.png", rounds, chosen)
-    roc(folder / "roc.png", one, federated)
-    calibration(folder / "calibration.png", other, federated)
-    for metric in ("accuracy", "brier"):
+    names = ["convergence"]
+    for name, (picture, metric) in _CURVES.items():
+        if any(entry.get(name) for entry in curves.values()) or any(metric in told for told in federated.values()):
+            picture(folder / f"{name}.png", {site: entry.get(name) for site, entry in curves.items()}, federated)
+            names.append(name)
+    for metric in drawn:
         comparison(folder / f"{metric}.png", evaluation, metric)
-    names = ("convergence", "roc", "calibration", "accuracy", "brier")
-    return tuple(folder / f"{name}.png" for name in names)
+    return tuple(folder / f"{name}.png" for name in (*names, *drawn))
 
 
 def convergence(path: Path, rounds: Sequence[Mapping[str, Any]], chosen: int) -> None:
@@ -106,7 +118,7 @@ def convergence(path: Path, rounds: Sequence[Mapping[str, Any]], chosen: int) ->
                 first.annotate(
                     "all", (steps[0], losses[0]), xytext=(4, 4), textcoords="offset points", color="#666666", fontsize=8
                 )
-        panels[0].set_ylabel("log loss")
+        panels[0].set_ylabel("loss")
 
 
 def roc(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> None:
@@ -163,6 +175,43 @@ def calibration(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Ma
             _unit(axes, "predicted risk", "observed share (rows above the dot)" if axes is panels[0] else "")
 
 
+def risk_groups(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """What became of each hospital's test rows of low and of high predicted risk: their Kaplan-Meier curves.
+
+    Args:
+        path: the PNG to write.
+        curves: hospital → a sequence of :class:`~fedmed.evaluation.curves.RiskGroup`, from low to high risk, or their
+            JSON; None where they may not be told.
+        measured: hospital → metric → measurement; `c_index` is written beside the curves, or why there are none.
+    """
+    with _grid(path, len(curves), "Survival of the test rows by predicted risk", sharex=True, sharey=True) as panels:
+        for axes, (site, told) in zip(panels, curves.items(), strict=True):
+            axes.set_title(site)
+            axes.set_ylim(-0.02, 1.05)
+            index = _measurement(measured.get(site, {}).get("c_index"))
+            if told is None:
+                _say(axes, index)
+                continue
+            groups = [_plain(group) for group in told]
+            for place, group in enumerate(groups):
+                colour = RISK_COLOURS[place if place < len(groups) - 1 else -1] if len(groups) > 1 else BLUE
+                axes.step(group["times"], group["survival"], where="post", color=colour, linewidth=1.6)
+                at = (group["times"][-1], group["survival"][-1])
+                name = "low" if place == 0 else "high" if place == len(groups) - 1 else "middle"
+                axes.annotate(
+                    f"{name}, {group['rows']} rows",
+                    at,
+                    xytext=(0, 3),
+                    textcoords="offset points",
+                    ha="right",
+                    fontsize=8,
+                    color=colour,
+                )
+            axes.text(0.03, 0.05, f"C-index\n{index}", transform=axes.transAxes, va="bottom", fontsize=9)
+            axes.set_xlabel("time")
+        panels[0].set_ylabel("share without the event")
+
+
 def comparison(path: Path, evaluation: Mapping[str, Mapping[str, Mapping[str, Any]]], metric: str) -> None:
     """One metric of every model at each hospital, with its 95 % interval.
 
@@ -174,8 +223,8 @@ def comparison(path: Path, evaluation: Mapping[str, Mapping[str, Mapping[str, An
     models = [name for name in MODELS if any(name in of_models for of_models in evaluation.values())]
     models += sorted({name for of_models in evaluation.values() for name in of_models} - set(models))
     models = [name for name in models if any(metric in of_models.get(name, {}) for of_models in evaluation.values())]
-    better = "lower" if metric in _LOWER_IS_BETTER else "higher"
-    title = f"{TITLES.get(metric, metric.replace('_', ' '))} on the test rows, with 95 % intervals ({better} is better)"
+    better = "lower" if metric in LOWER_IS_BETTER else "higher"
+    title = f"{TITLES.get(metric, in_words(metric))} on the test rows, with 95 % intervals ({better} is better)"
     with _grid(path, len(evaluation), title, sharex=True, sharey=True, height=0.9 + 0.34 * len(models)) as panels:
         for axes, (site, of_models) in zip(panels, evaluation.items(), strict=True):
             axes.set_title(site)
@@ -249,6 +298,14 @@ def _measurement(entry: Any) -> Measurement:
 
 def _plain(entry: Any) -> Mapping[str, Any]:
     return dict(entry.model_dump()) if hasattr(entry, "model_dump") else dict(entry)
+
+
+_CURVES: dict[str, tuple[Callable[[Path, Mapping[str, Any], Mapping[str, Mapping[str, Any]]], None], str]] = {
+    "roc": (roc, "auroc"),
+    "calibration": (calibration, "calibration_slope"),
+    "risk_groups": (risk_groups, "c_index"),
+}
+"""Each curve with how it is drawn and the metric beside it; a target of another kind has neither."""
 
 
 @contextmanager

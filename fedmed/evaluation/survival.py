@@ -226,7 +226,8 @@ def events_by(labels: Array, horizon: float | None) -> NDArray[np.bool_]:
 
 
 def _single(times: NDArray[np.floating[Any]]) -> Array:
-    return times.astype(np.float32).astype(np.float64)
+    rounded: Array = times.astype(np.float32).astype(np.float64)
+    return rounded
 
 
 def _concordance(risk: Array, labels: Array, horizon: float | None, weight: Array, counts: Array) -> Array:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fedmed.evaluation.fairness import Spread, spread
 from fedmed.evaluation.measurement import Measurement
+from fedmed.evaluation.names import COUNTS
 from fedmed.registry.release import Release
 
 FEDERATED = "federated"
@@ -47,6 +50,8 @@ def validated(release: Release, chosen: int) -> dict[str, float]:
 def tested(release: Release) -> dict[str, float]:
     """`test/cleveland/auroc` and `test/mean/auroc` of the federated model, `test own/mean/auroc` of another.
 
+    Of the headline metrics also the worst hospital's value, the gap between best and worst and the standard deviation,
+    `test/gap/auroc`, and what may be told of subgroups, `test/cleveland/sex/0/auroc`.
     Of the global model too every hospital's figures, `test global/cleveland/auroc`: it is the one that is registered.
     """
     told: dict[str, float] = {}
@@ -55,7 +60,36 @@ def tested(release: Release) -> dict[str, float]:
         if model in (FEDERATED, GLOBAL):
             told |= {f"{group}/{site}/{metric}": value for site, metric, value in _values(release, model)}
         told |= {f"{group}/mean/{metric}": value for metric, value in means_of(release, model).items()}
+    for metric, found in spreads(release).items():
+        told |= {f"test/worst/{metric}": found.worst, f"test/gap/{metric}": found.gap}
+        told[f"test/deviation/{metric}"] = found.deviation
+    for site, column, category, measured in subgroups(release):
+        for metric in release.headline:
+            if metric in measured and (value := measurement(measured[metric]).value) is not None:
+                told[f"test/{site}/{column}/{_key(category)}/{metric}"] = value
     return told
+
+
+def spreads(release: Release) -> dict[str, Spread]:
+    """Each headline metric's spread over the hospitals, of the federated model, where two of them tell it."""
+    values: dict[str, dict[str, float]] = {metric: {} for metric in release.headline}
+    for site, metric, value in _values(release, FEDERATED):
+        if metric in values:
+            values[metric][site] = value
+    found = {metric: spread(metric, of_sites) for metric, of_sites in values.items()}
+    return {metric: entry for metric, entry in found.items() if entry is not None}
+
+
+def subgroups(release: Release) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+    """Hospital, column, category and the federated model's measurements."""
+    for site, columns in release.subgroups.items():
+        for column, categories in columns.items():
+            yield from ((site, column, category, measured) for category, measured in categories.items())
+
+
+def _key(category: str) -> str:
+    """A category as a part of a metric's name, in which MLflow admits no other signs."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", category)
 
 
 def models_in(release: Release) -> list[str]:
@@ -68,7 +102,8 @@ def means_of(release: Release, model: str) -> dict[str, float]:
     by_metric: dict[str, list[float]] = {}
     for _, metric, value in _values(release, model):
         by_metric.setdefault(metric, []).append(value)
-    by_metric.pop("rows", None)
+    for count in COUNTS:
+        by_metric.pop(count, None)
     sites = len(release.evaluation)
     return {metric: math.fsum(values) / sites for metric, values in by_metric.items() if len(values) == sites}
 
@@ -108,6 +143,7 @@ def _values(release: Release, model: str) -> Iterator[tuple[str, str, float]]:
 
 
 def _figures(record: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of a record, the round's own and booleans apart."""
-    numbers = {key: value for key, value in record.items() if type(value) in (int, float) and key != "round"}
+    """The finite numbers of a record and its metrics, the round's own and booleans apart."""
+    metrics = {f"validation_{name}": value for name, value in (record.get("metrics") or {}).items()}
+    numbers = {k: value for k, value in {**record, **metrics}.items() if type(value) in (int, float) and k != "round"}
     return {key: float(value) for key, value in numbers.items() if math.isfinite(value)}

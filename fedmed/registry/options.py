@@ -10,15 +10,21 @@ from typing import Literal
 from pydantic import Field
 
 from fedmed.evaluation.measurement import number
+from fedmed.evaluation.names import LOWER_IS_BETTER
 from fedmed.typed_yaml import Record
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-HIGHER_IS_BETTER = {
-    "validation_loss": False,
-    "validation_brier": False,
-    "validation_accuracy": True,
-    "validation_auroc": True,
-}
+Metric = Literal[
+    "validation_loss",
+    "validation_accuracy",
+    "validation_auroc",
+    "validation_auprc",
+    "validation_balanced_accuracy",
+    "validation_macro_auroc",
+    "validation_macro_auprc",
+    "validation_brier",
+    "validation_c_index",
+]
 
 
 class ChampionRule(Record):
@@ -37,7 +43,7 @@ class ChampionRule(Record):
     or the cohort is declared otherwise, a person has to decide (:func:`~fedmed.registry.promote`).
     """
 
-    metric: Literal["validation_loss", "validation_brier", "validation_accuracy", "validation_auroc"] = Field(
+    metric: Metric = Field(
         "validation_loss", description="what champion and challenger are compared by, as a mean over hospitals"
     )
     minimum_gain: float = Field(0.001, ge=0, description="the mean must be better by more than this")
@@ -71,7 +77,7 @@ def better(
     common = sorted(challenger.keys() & champion.keys())
     if not common:
         return False, f"version {version} has no {rule.metric} at a hospital that this one was validated at"
-    sign = 1 if HIGHER_IS_BETTER[rule.metric] else -1
+    sign = -1 if rule.metric.removeprefix("validation_") in LOWER_IS_BETTER else 1
     gain = {site: sign * (challenger[site] - champion[site]) for site in common}
     new, old = (math.fsum(figures[site] for site in common) / len(common) for figures in (challenger, champion))
     mean, worst = sign * (new - old), min(gain, key=gain.__getitem__)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fedmed.evaluation.measurement import number, texts
-from fedmed.registry.figures import FEDERATED, GLOBAL, means_of, measurement, models_in, sites_of
+from fedmed.evaluation.names import COUNTS, in_words
+from fedmed.registry.figures import (
+    FEDERATED,
+    GLOBAL,
+    means_of,
+    measurement,
+    models_in,
+    sites_of,
+    spreads,
+    subgroups,
+)
 from fedmed.registry.release import Release
 
 if TYPE_CHECKING:
+    from fedmed.data.cohort import Target
     from fedmed.models.bundle import ModelBundle
 
-_HEADLINES = ("rows", "auroc", "accuracy", "brier", "calibration_slope")
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#1a1a1a}dt{font-weight:600}"
     "dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dd{margin:0;overflow-wrap:anywhere}"
@@ -24,14 +34,15 @@ _STYLE = (
 
 def summary(release: Release, bundle: ModelBundle) -> str:
     """Run and version in Markdown; MLflow shows it at the head of both pages."""
-    head, lines = _table(release, [name for name in _HEADLINES if name in _metrics(release)])
-    table = [head, ["---"] * len(head), *lines]
+    shown = (*sorted(COUNTS, reverse=True), *release.headline, "calibration_slope")
     parts = [
         _lead(release, bundle),
         "\n".join(f"- {sentence}" for sentence in release.findings),
         "**Test rows at each hospital**, with 95 % intervals; all metrics are in `evaluation.html`",
         _which_model(release),
-        "\n".join(f"| {' | '.join(line)} |" for line in table),
+        _markdown(*_table(release, [name for name in shown if name in _metrics(release)])),
+        _markdown(*_spread(release)),
+        _markdown(*_subgroups(release, bundle, release.headline)),
         "\n".join(f"- **{name}**: {value}" for name, value in _facts(release, bundle)),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -39,9 +50,6 @@ def summary(release: Release, bundle: ModelBundle) -> str:
 
 def page(release: Release, bundle: ModelBundle) -> str:
     """The same as a page of its own, with nothing loaded from elsewhere."""
-    head, lines = _table(release, _metrics(release))
-    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    heads = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     facts = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(fact)}</dd>" for key, fact in _facts(release, bundle))
     found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in release.findings)
     title = f"Evaluation of {html.escape(release.run)}"
@@ -50,7 +58,9 @@ def page(release: Release, bundle: ModelBundle) -> str:
         f"<h1>{title}</h1><p>{html.escape(_lead(release, bundle))}</p><ul>{found}</ul><dl>{facts}</dl>"
         "<p>Test rows at each hospital, with 95 % intervals. What is suppressed would tell of too few patients.</p>"
         f"<p>{html.escape(_which_model(release))}</p>"
-        f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></html>\n"
+        f"{_html(*_table(release, _metrics(release)))}"
+        f"{_under('Spread of the federated model over hospitals', _html(*_spread(release)))}"
+        f"{_under('The federated model in subgroups', _html(*_subgroups(release, bundle, _metrics(release))))}</html>\n"
     )
 
 
@@ -64,11 +74,11 @@ def _lead(release: Release, bundle: ModelBundle) -> str:
     means = {model: means_of(release, model) for model in models_in(release)}
     federated = means.pop(FEDERATED, {})
     told = []
-    for metric in ("auroc", "accuracy", "brier"):
+    for metric in release.headline:
         if metric in federated:
             others = [f"{model} {number(figures[metric])}" for model, figures in means.items() if metric in figures]
             told.append(
-                f"{_in_words(metric)} {number(federated[metric])}" + (f" ({', '.join(others)})" if others else "")
+                f"{in_words(metric)} {number(federated[metric])}" + (f" ({', '.join(others)})" if others else "")
             )
     return f"{what} Mean over hospitals, on test rows: {', '.join(told)}." if told else what
 
@@ -91,7 +101,50 @@ def _table(release: Release, metrics: Sequence[str]) -> tuple[list[str], list[li
         for model, measured in of_models.items():
             told = texts({name: measurement(entry) for name, entry in measured.items()})
             lines.append([site, model, *(told.get(name, "") for name in metrics)])
-    return ["hospital", "model", *(_in_words(name) for name in metrics)], lines
+    return ["hospital", "model", *(in_words(name) for name in metrics)], lines
+
+
+def _spread(release: Release) -> tuple[list[str], list[list[str]]]:
+    """How far apart the hospitals are: a line a headline metric that at least two of them tell."""
+    lines = [
+        [
+            in_words(metric),
+            f"{number(found.best)} ({found.best_at})",
+            f"{number(found.worst)} ({found.worst_at})",
+            number(found.gap),
+            number(found.deviation),
+            str(found.hospitals),
+        ]
+        for metric, found in spreads(release).items()
+    ]
+    return ["over hospitals", "best", "worst", "gap", "standard deviation", "told by"], lines
+
+
+def _subgroups(release: Release, bundle: ModelBundle, metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The federated model in the declared subgroups of each hospital's test rows."""
+    lines, shown = [], [name for name in metrics if name not in COUNTS]
+    for site, column, category, measured in subgroups(release):
+        told = texts({name: measurement(entry) for name, entry in measured.items()})
+        meaning = (bundle.description.cohort.columns[column].categories or {}).get(category) or category
+        lines.append([site, f"{column}: {meaning}", *(told.get(name, "") for name in ("rows", *shown))])
+    return ["hospital", "subgroup", "rows", *(in_words(name) for name in shown)], lines
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    table = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in table) if lines else ""
+
+
+def _html(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    if not lines:
+        return ""
+    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    heads = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
+
+
+def _under(title: str, table: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>{table}" if table else ""
 
 
 def _facts(release: Release, bundle: ModelBundle) -> list[tuple[str, str]]:
@@ -103,7 +156,7 @@ def _facts(release: Release, bundle: ModelBundle) -> list[tuple[str, str]]:
     ]
     target = description.cohort.target
     return [
-        ("positive", f"{target.name}, that is {target.column} {target.positive}"),
+        ("target", _TARGETS[target.kind](target)),
         ("quarantined", ", ".join(quarantined) or "no hospital"),
         ("run", release.run),
         ("weights", f"SHA-256 {description.weights}"),
@@ -118,5 +171,13 @@ def _metrics(release: Release) -> list[str]:
     return list(dict.fromkeys(metric for entry in entries for metric in entry))
 
 
-def _in_words(metric: str) -> str:
-    return {"auroc": "AUROC", "auprc": "AUPRC", "brier": "Brier"}.get(metric, metric.replace("_", " "))
+_TARGETS: dict[str, Callable[[Target], str]] = {
+    "binary": lambda target: f"{target.name}, that is {target.column} {target.positive}",
+    "multiclass": lambda target: (
+        f"{target.name}, in the classes "
+        + ", ".join(
+            f"{index}: {meaning or code}" for index, (code, meaning) in enumerate((target.classes or {}).items())
+        )
+    ),
+    "survival": lambda target: f"{target.name}, within {target.horizon:g} {target.unit}",
+}

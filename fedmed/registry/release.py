@@ -24,7 +24,9 @@ class Release:
         admissions: hospital → what left it of its contract: `admitted`, `failed`, …
         evaluation: hospital → model → metric → measurement (or its JSON). `federated` is the model as the hospital uses
             it, with its own shift of the intercept; `global`, where there are shifts, the same without, as it is
-            registered; `own`, `majority` and `pooled` are what it is compared with.
+            registered; `own`, `pooled` and `majority` or `kaplan_meier` are what it is compared with.
+        headline: the metrics that people are shown, the foremost first.
+        subgroups: hospital → column → category → metric → measurement, of the federated model.
         lineage: `git_commit`, `parameters_hash`, … and `sites`: hospital → `fingerprint`, `dvc`.
         plots: image files.
         findings: sentences that sum the run up, such as whether federating helped each hospital.
@@ -37,6 +39,8 @@ class Release:
     admissions: Mapping[str, Mapping[str, Any]]
     evaluation: Mapping[str, Mapping[str, Mapping[str, Any]]]
     lineage: Mapping[str, Any]
+    headline: Sequence[str] = field(default=())
+    subgroups: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]] = field(default_factory=dict)
     plots: Sequence[Path] = field(default=())
     findings: Sequence[str] = field(default=())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fedmed.coordinator.evaluation import Evaluation, read_evaluation
@@ -9,12 +10,20 @@ from fedmed.coordinator.history import History, read_history
 from fedmed.coordinator.release import evaluation_table
 from fedmed.coordinator.runs import read_admissions
 from fedmed.errors import WorkspaceError
-from fedmed.evaluation.measurement import Measurement
+from fedmed.evaluation.measurement import Measurement, number
+from fedmed.evaluation.names import in_words
 from fedmed.registry import Registered
 from fedmed.workspace import Workspace
 from flows.cli.console import table
 
-MODELS = {"federated": "federated", "global": "global", "own": "alone", "majority": "majority", "pooled": "pooled"}
+MODELS = {
+    "federated": "federated",
+    "global": "global",
+    "own": "alone",
+    "majority": "majority",
+    "kaplan_meier": "Kaplan-Meier",
+    "pooled": "pooled",
+}
 
 
 def summarise(workspace: Workspace) -> tuple[dict[str, Any], str]:
@@ -57,13 +66,19 @@ def _test(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> N
     evaluation = read_evaluation(workspace.evaluation_folder)
     document["test"] = evaluation_table(evaluation)
     document["findings"] = {site: report.comparison.sentence for site, report in evaluation.sites.items()}
-    document["mean_test_accuracy"] = dict(
-        zip(("value", "hospitals"), evaluation.mean("federated", "accuracy"), strict=True)
-    )
-    lines += ["", "Test accuracy", _accuracies(evaluation), ""]
-    mean, hospitals = evaluation.mean("federated", "accuracy")
+    metric = evaluation.headline[0]
+    mean, hospitals = evaluation.mean("federated", metric)
+    document["mean_test"] = {"metric": metric, "value": mean, "hospitals": hospitals}
+    document["spread"] = {name: entry.model_dump() for name, entry in evaluation.spreads().items()}
+    document["subgroups"] = {
+        site: report.model_dump(include={"subgroups"})["subgroups"] for site, report in evaluation.sites.items()
+    }
+    lines += ["", f"Test {in_words(metric)}", _by_hospital(evaluation, metric), ""]
     if mean is not None:
-        lines.append(f"  mean over {hospitals} of {len(evaluation.sites)} hospitals: {mean:.4f}")
+        lines.append(
+            f"  mean over {hospitals} of {len(evaluation.sites)} hospitals: {mean:.4f}{_apart(evaluation, metric)}"
+        )
+    lines += _subgroups(evaluation, metric)
     lines += [f"  {report.comparison.sentence}" for report in evaluation.sites.values()]
     lines += [f"  {site} was not tested: {reason}" for site, reason in evaluation.failed.items()]
 
@@ -81,15 +96,36 @@ def _registered(workspace: Workspace, document: dict[str, Any], lines: list[str]
     ]
 
 
-def _accuracies(evaluation: Evaluation) -> str:
+def _by_hospital(evaluation: Evaluation, metric: str) -> str:
+    """One metric of every model that has it, a line a hospital."""
     tables = evaluation_table(evaluation)
-    present = [model for model in MODELS if any(model in models for models in tables.values())]
-    rows = [[site, *(_accuracy(models.get(model)) for model in present)] for site, models in tables.items()]
+    present = [model for model in MODELS if any(metric in models.get(model, {}) for models in tables.values())]
+    rows = [[site, *(_told(models.get(model, {}), metric) for model in present)] for site, models in tables.items()]
     return table(["hospital", *(MODELS[model] for model in present)], rows)
 
 
-def _accuracy(figures: dict[str, Any] | None) -> str:
-    return Measurement.model_validate(figures["accuracy"]).text() if figures else "—"
+def _told(figures: Mapping[str, Any], metric: str) -> str:
+    return Measurement.model_validate(figures[metric]).text() if metric in figures else "—"
+
+
+def _apart(evaluation: Evaluation, metric: str) -> str:
+    found = evaluation.spreads().get(metric)
+    if found is None:
+        return ""
+    worst, gap, deviation = map(number, (found.worst, found.gap, found.deviation))
+    return f"; worst {worst} ({found.worst_at}), gap to the best {gap}, deviation {deviation}"
+
+
+def _subgroups(evaluation: Evaluation, metric: str) -> list[str]:
+    """A line for each declared column: the metric in its subgroups, where hospitals may tell it."""
+    told: dict[str, dict[str, list[str]]] = {column: {} for column in evaluation.subgroups}
+    for site, column, meaning, figures in evaluation.by_subgroup():
+        if (value := figures[metric].value) is not None:
+            told.setdefault(column, {}).setdefault(site, []).append(f"{meaning} {number(value)}")
+    return [
+        f"  by {column}: " + ("; ".join(f"{site} {', '.join(each)}" for site, each in sites.items()) or "suppressed")
+        for column, sites in told.items()
+    ]
 
 
 def _absences(history: History) -> str:
