@@ -57,7 +57,7 @@ def examine_partition(home: SiteHome, minimum_cell: int) -> tuple[Verdict, str, 
 def _rows(tables: dict[str, pd.DataFrame], minimum_cell: int) -> dict[str, int | None]:
     told: dict[str, int | None] = {}
     for name, table in tables.items():
-        counts = {"negative": int((table[TARGET] == 0).sum()), "positive": int((table[TARGET] == 1).sum())}
+        counts = {str(label): int(count) for label, count in table[TARGET].value_counts().items()}
         told[name] = published(counts, minimum_cell)["rows"].value
     return told
 
