@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from fedmed.errors import SettingsError
@@ -263,6 +265,17 @@ def test_a_network_that_cannot_be_trained_together_is_refused(name: str, told: s
 def test_arguments_that_its_constructor_does_not_take_are_named() -> None:
     with pytest.raises(SettingsError, match=r"Normalised\(\(5,\), 1, depth=2\) failed: TypeError: .*'depth'"):
         built("Normalised", depth=2)
+
+
+def test_the_example_of_the_documents_is_one(module: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (module / "wide.py").write_text(example)
+    (options,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    asked = yaml.safe_load(options)["model"]
+    assert asked == {"name": "our_networks.wide:Wide", "arguments": {"width": 128}}
+    own = ModelOptions.model_validate({**asked, "name": "ours.wide:Wide"})
+    assert state_of(build_network((2, 3), 4, own))["head.weight"].shape == (4, 128)
 
 
 def test_other_code_has_another_digest(module: Path) -> None:
