@@ -1,4 +1,4 @@
-"""What a table holds, as one SHA-256: the same for every packaging, every order of rows, every library's number text."""
+"""What a table holds, as one SHA-256: the same for every packaging, order of rows, and way to write a number."""
 
 from __future__ import annotations
 

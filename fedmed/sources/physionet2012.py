@@ -104,14 +104,12 @@ def binned(long: pd.DataFrame, stays: np.ndarray) -> list[bytes]:
         long: columns `stay`, `minute`, `parameter`, `value` (float64, as float32 can hold it).
         stays: the stays in ascending order, shape `(stays,)`.
     """
-    channel = long["parameter"].map({name: place for place, name in enumerate(CHANNELS)})
-    known = long[channel.notna() & (long["value"] != -1) & long["minute"].between(0, STEPS * STEP)]
-    known = known.assign(
-        channel=channel[known.index].astype("int64"), step=(known["minute"] // STEP).clip(upper=STEPS - 1)
-    )
-    minutes = (
-        known.groupby(["stay", "channel", "step", "minute"], sort=True, observed=True)["value"].mean().reset_index()
-    )
+    number = {name: place for place, name in enumerate(CHANNELS)}
+    observed = (long["value"] != -1) & long["minute"].between(0, STEPS * STEP) & long["parameter"].isin(CHANNELS)
+    known = long.loc[observed, ["stay", "minute", "value"]]
+    known["channel"] = long.loc[observed, "parameter"].map(number).astype("int64")
+    known["step"] = (known["minute"] // STEP).clip(upper=STEPS - 1)
+    minutes = known.groupby(["stay", "channel", "step", "minute"], sort=True)["value"].mean().reset_index()
     last = minutes.groupby(["stay", "channel", "step"], sort=False).tail(1)
     cells = np.full((len(stays), STEPS, len(CHANNELS)), np.nan, dtype="<f4")
     cells[np.searchsorted(stays, last["stay"]), last["step"], last["channel"]] = last["value"]

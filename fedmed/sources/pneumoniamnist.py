@@ -28,7 +28,7 @@ SEED = 2026
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """All images with their label, ordered by label and SHA-256 so that the division does not depend on the file's order.
+    """All images with their label, by label and SHA-256: the division does not depend on the order in the file.
 
     Raises:
         SourceError: if the file is missing.

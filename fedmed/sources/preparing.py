@@ -66,8 +66,8 @@ def prepare(name: str, folder: Path, sites: Sequence[str] = ()) -> Tables:
     if (found := content_digest(table)) != source.content:
         raise SourceMismatch(
             f"{folder}: expected the {source.rows} rows of {name} with content SHA-256 {source.content}, got"
-            f" {len(table)} rows with {found}. Is it another release, or was the copy changed? The published files are at"
-            f" {source.page}."
+            f" {len(table)} rows with {found}. Is it another release, or was the copy changed? The published files are"
+            f" at {source.page}."
         )
     wanted = tuple(sites) or tuple(source.sites)
     divided = preparation.divide(table, wanted)

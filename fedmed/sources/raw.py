@@ -49,7 +49,7 @@ def read_csv(path: Path, columns: Sequence[str], *, text: Sequence[str] = ()) ->
         )[list(columns)]
     except (ValueError, KeyError, OSError, EOFError, zlib.error) as problem:
         raise SourceMismatch(
-            f"{path}: expected a CSV file with {len(columns)} known columns ({_kind(problem)})"
+            f"{path}: expected a CSV file with the columns {', '.join(columns[:4])} … ({_kind(problem)})"
         ) from None
 
 

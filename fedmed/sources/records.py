@@ -1,4 +1,4 @@
-"""The public cohorts that FedMed knows: who made them, under which licence, and how a copy proves to be the right one."""
+"""The public cohorts that FedMed knows: who made them, under which licence, how a copy proves to be the right one."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ SOURCES: dict[str, Source] = {
             title="Angiographic heart disease, four hospitals",
             licence="CC BY 4.0",
             licence_url="https://creativecommons.org/licenses/by/4.0/",
-            citation="Janosi, A., Steinbrunn, W., Pfisterer, M., Detrano, R. (1988). Heart Disease. UCI Machine Learning"
-            " Repository, dataset 45. doi:10.24432/C52P4X",
+            citation="Janosi, A., Steinbrunn, W., Pfisterer, M., Detrano, R. (1988). Heart Disease. UCI Machine"
+            " Learning Repository, dataset 45. doi:10.24432/C52P4X",
             page="https://archive.ics.uci.edu/dataset/45/heart+disease",
             content="774a370b62c43cf61a5ae859c2c76e31a595bcd0b7a4146c0b4c27ad90abe6fe",
             sites={"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200},
@@ -139,8 +139,8 @@ SOURCES: dict[str, Source] = {
             ),
             notes=(
                 "a patient may have several stays: rows of one uniquepid stay together",
-                "hospitals without a region make the site `unknown`; each of the 186 hospitals can be a site of its own:"
-                " name them hospital_<hospitalid> in federation.sites",
+                "hospitals without a region make the site `unknown`; each of the 186 hospitals can be a site of its"
+                " own: name them hospital_<hospitalid> in federation.sites",
             ),
         ),
         Source(

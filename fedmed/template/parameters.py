@@ -42,7 +42,7 @@ def parameters_for(cohort: str) -> str:
 
 
 def overridden(text: str, changes: Mapping[str, Any]) -> str:
-    """A YAML text with other values, in which every comment stays where it is.
+    r"""A YAML text with other values, in which every comment stays where it is.
 
     A mapping among `changes` is merged; any other value replaces what stood there, and a new key goes to the end of its
     section.
@@ -50,7 +50,7 @@ def overridden(text: str, changes: Mapping[str, Any]) -> str:
     Raises:
         SettingsError: if the text is no YAML mapping.
 
-    >>> print(overridden("a:       # first\\n  b: 1   # one\\n  c: 2\\n", {"a": {"b": [2, 3], "d": "x"}}), end="")
+    >>> print(overridden("a:       # first\n  b: 1   # one\n  c: 2\n", {"a": {"b": [2, 3], "d": "x"}}), end="")
     a:       # first
       b: [2, 3] # one
       c: 2

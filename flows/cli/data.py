@@ -66,8 +66,8 @@ def add(console: Console, site: str | None, copy: Path | None, what: tuple[str, 
     With --site, the files must have the columns that the cohort's declaration names; others are left out. The rows are
     encrypted under the hospital's key before they touch the disk; your files stay where they are.
 
-    Without --site, COHORT is a public cohort (`fedmed data list`): its files are read from --from, or from where `fedmed
-    data fetch` keeps them, held against their known content, and divided among the hospitals of params.yaml.
+    Without --site, COHORT is a public cohort (`fedmed data list`): its files are read from --from, or from where
+    `fedmed data fetch` keeps them, held against their known content, and divided among the hospitals of params.yaml.
     """
     if site is None:
         _add_public(console, what, copy)

@@ -32,7 +32,7 @@ def fetched_tables(
     console: Console, source: Source, mirror: str | None, sites: tuple[str, ...]
 ) -> dict[str, pd.DataFrame]:
     """The tables of a public cohort's hospitals; files that are not in the cache are fetched, with a progress bar."""
-    from fedmed.sources.fetching import cache_folder
+    from fedmed.sources.fetching import files_folder
     from fedmed.sources.preparing import obtain
     from flows.cli.progress import downloading
 
@@ -42,9 +42,8 @@ def fetched_tables(
     with downloading(shown=not console.quiet) as progress:
         tables = obtain(source, sites, mirror=mirror, progress=progress)
     if not source.embedded:
-        console.say(
-            f"  verified  {source.rows} rows, content {source.content[:12]}…, kept in {cache_folder() / source.name}"
-        )
+        console.say(f"  verified  {source.rows} rows, content {source.content[:12]}…")
+        console.say(f"  kept in   {files_folder(source)}")
     return tables
 
 

@@ -76,8 +76,8 @@ def workspace_of(root: Path, cohort: str) -> tuple[Path, list[str]]:
         return folder, []
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WorkspaceError(
-            f"{folder}: expected a workspace of the cohort {cohort}, or nothing, to make one. Run the command in another"
-            f" folder, or make a workspace yourself with `fedmed init FOLDER --cohort {cohort}`."
+            f"{folder}: expected a workspace of the cohort {cohort}, or nothing, to make one. Run the command in"
+            f" another folder, or make a workspace yourself with `fedmed init FOLDER --cohort {cohort}`."
         )
     return folder, make_workspace(folder, cohort, in_git=False)
 
