@@ -144,3 +144,158 @@ def test_the_cohort_that_ships_declares_thirteen_inputs() -> None:
     cohort = read_cohort(HEART)
     assert len(cohort.columns) == 13
     assert cohort.columns["chol"].missing_codes == (0,)
+
+
+SURVIVAL = "target: {name: ill, kind: survival, time: days, event: dead, unit: days, horizon: 1825}"
+BINARY = 'target: {name: ill, column: outcome, positive: "> 0"}'
+STAGES = 'target: {name: ill, kind: multiclass, column: stage, classes: {"I": early, "II": "", "III": late}}'
+XRAY = "columns:\n  xray: {type: image, shape: [28, 28]}\n"
+STAY = """\
+columns:
+  stay:
+    type: series
+    steps: 48
+    step: 60
+    channels: {HR: {unit: bpm, range: [1, 300]}, FiO2: {range: [0.21, 1], outside: drop, outside_at_most: 0.1}}
+    long: {time: minute, parameter: parameter, value: value}
+  age: {type: integer, range: [18, 100]}
+"""
+
+
+def of(target: str = BINARY, columns: str = "") -> str:
+    assert GOOD.count(BINARY) == 1
+    text = GOOD.replace(BINARY, target)
+    return text[: text.index("columns:")] + columns if columns else text
+
+
+def test_each_kind_of_target_names_its_columns_classes_and_labels(tmp_path: Path) -> None:
+    binary = declared(tmp_path, of()).target
+    stages = declared(tmp_path, of(STAGES)).target
+    survival = declared(tmp_path, of(SURVIVAL)).target
+    assert [target.kind for target in (binary, stages, survival)] == ["binary", "multiclass", "survival"]
+    assert [target.columns for target in (binary, stages, survival)] == [["outcome"], ["stage"], ["days", "dead"]]
+    assert [target.classes_count for target in (binary, stages, survival)] == [2, 3, 2]
+    assert stages.meanings == {0: "early", 1: "", 2: "late"}
+    assert survival.meanings == {0: "censored", 1: "ill"}
+    assert [target.label_columns for target in (stages, survival)] == [["target"], ["target", "duration"]]
+    assert declared(tmp_path, of(SURVIVAL)).table_columns == ["person", "age", "sex", "days", "dead"]
+
+
+def test_a_class_is_numbered_in_declared_order_and_an_undeclared_one_is_none(tmp_path: Path) -> None:
+    labels = declared(tmp_path, of(STAGES)).target.label(pd.DataFrame({"stage": ["III", "I", "IV"]}, index=[5, 3, 9]))
+    assert labels["target"].tolist() == [2, 0, -1]
+    assert labels["target"].dtype == "int64"
+    assert labels.index.tolist() == [5, 3, 9]
+
+
+def test_a_follow_up_is_labelled_with_its_duration_and_event(tmp_path: Path) -> None:
+    raw = pd.DataFrame({"days": [10.0, 2.5, 0.0, 7.0], "dead": [1.0, 0.0, 2.0, 0.5]})
+    labels = declared(tmp_path, of(SURVIVAL)).target.label(raw)
+    assert list(labels) == ["target", "duration"]
+    assert labels["target"].tolist() == [1, 0, -1, -1]
+    assert labels["duration"].tolist() == [10.0, 2.5, 0.0, 7.0]
+    assert [labels[name].dtype for name in labels] == ["int64", "float64"]
+
+
+@pytest.mark.parametrize(("told", "longest"), [("", 36500.0), (", longest: 9000", 9000.0)])
+def test_the_longest_follow_up_is_declared_or_twenty_horizons(told: str, longest: float, tmp_path: Path) -> None:
+    target = declared(tmp_path, of(SURVIVAL.replace(": 1825", f": 1825{told}"))).target
+    assert target.longest_duration == longest
+
+
+def test_what_a_row_is_follows_from_the_columns(tmp_path: Path) -> None:
+    table, picture, stay = (declared(tmp_path, of(columns=columns)) for columns in ("", XRAY, STAY))
+    assert [cohort.modality for cohort in (table, picture, stay)] == ["tabular", "image", "series"]
+    assert [cohort.arrays() for cohort in (table, picture, stay)] == [[], ["xray"], ["stay"]]
+    assert stay.tabular() == stay.numbers() == ["age"]
+    assert picture.columns["xray"].array_shape == (1, 28, 28)
+    assert stay.columns["stay"].array_shape == (48, 2)
+    assert [c.cell_size for c in (*picture.columns.values(), *stay.columns.values())] == [784, 384, 0]
+
+
+@pytest.mark.parametrize("text", [of(), of(STAGES), of(SURVIVAL), of(columns=XRAY), of(SURVIVAL, STAY)])
+def test_a_declaration_that_was_written_as_json_is_the_same_when_read_again(text: str, tmp_path: Path) -> None:
+    cohort = declared(tmp_path, text)
+    again = Cohort.model_validate_json(cohort.model_dump_json())
+    assert again == cohort
+    assert again.digest == cohort.digest
+
+
+KINDS = {
+    "a survival target without horizon": (of(SURVIVAL), ", horizon: 1825", "", r"kind survival needs `horizon`"),
+    "a survival target without time and unit": (of(SURVIVAL), "time: days, ", "", r"survival needs `time`"),
+    "a horizon of nothing": (of(SURVIVAL), ": 1825", ": 0", r"horizon"),
+    "a longest follow-up before the horizon": (of(SURVIVAL), ": 1825", ": 1825, longest: 9", r"at least the `horizon`"),
+    "a survival target with a rule": (
+        of(SURVIVAL),
+        "unit: days",
+        'positive: "> 0", unit: days',
+        r"survival has no `positive`",
+    ),
+    "a time that is the event": (of(SURVIVAL), "event: dead", "event: days", r"days: a name may serve once"),
+    "a time that is an input": (of(SURVIVAL), "time: days", "time: age", r"age: a name may serve once"),
+    "a target that is the patient of FedMed": (of(), "outcome", "patient", r"patient: a name may serve once"),
+    "a binary target without a rule": (of(), ', positive: "> 0"', "", r"binary needs `positive`"),
+    "a binary target with classes": (of(), '"> 0"', '"> 0", classes: {a: "", b: ""}', r"binary has no `classes`"),
+    "a multiclass target of one class": (of(STAGES), '"II": "", "III": late', "", r"target\.classes"),
+    "a multiclass target with a prevalence": (
+        of(STAGES),
+        "column: stage",
+        "prevalence: [0, .5], column: stage",
+        r"no `prevalence`",
+    ),
+    "a kind that is none": (of(SURVIVAL), "kind: survival", "kind: regression", r"target\.kind"),
+    "an image without a shape": (of(columns=XRAY), ", shape: [28, 28]", "", r"type image needs `shape`"),
+    "an image of one dimension": (of(columns=XRAY), "[28, 28]", "[784]", r"xray\.shape"),
+    "an image of no pixel": (of(columns=XRAY), "[28, 28]", "[28, 0]", r"xray\.shape"),
+    "an image too large for a cell": (of(columns=XRAY), "[28, 28]", "[9999, 9999]", r"99980001 bytes"),
+    "an image with a range": (of(columns=XRAY), "[28, 28]", "[28, 28], range: [0, 1]", r"type image has no `range`"),
+    "an image that may be missing": (
+        of(columns=XRAY),
+        "[28, 28]",
+        "[2, 2], missing: impute",
+        r"image has no `missing`",
+    ),
+    "an image beside a number": (
+        of(columns=XRAY),
+        "  xray",
+        "  age: {type: number, range: [0, 1]}\n  xray",
+        r"image alone",
+    ),
+    "a series without channels": (of(columns=STAY), "    step: 60\n", "", r"type series needs `step`"),
+    "a number with steps": (of(), "unit: years", "unit: years, steps: 3", r"type integer has no `steps`"),
+    "a channel upside down": (of(columns=STAY), "[1, 300]", "[300, 1]", r"channels\.HR.*low < high"),
+    "a share of what is refused": (
+        of(columns=STAY),
+        "[1, 300]",
+        "[1, 300], outside_at_most: 0.2",
+        r"goes with `outside: drop`",
+    ),
+    "a long form without patients": (
+        of(columns=STAY),
+        "patient_id: person\n",
+        "",
+        r"stay: a series in long form needs",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", KINDS)
+def test_a_target_an_image_or_a_series_is_refused_that_is(fault: str, tmp_path: Path) -> None:
+    text, old, new, message = KINDS[fault]
+    assert text.count(old) == 1
+    with pytest.raises(DeclarationError, match=message):
+        declared(tmp_path, text.replace(old, new))
+
+
+def test_two_series_in_a_cohort_are_refused(tmp_path: Path) -> None:
+    second = STAY.removeprefix("columns:\n").replace("stay", "more").replace("age", "years")
+    with pytest.raises(DeclarationError, match=r"stay, more: a cohort has .* one series"):
+        declared(tmp_path, of(columns=STAY + second))
+
+
+def test_the_title_of_a_channel_keeps_the_digest_and_its_range_changes_it(tmp_path: Path) -> None:
+    first = declared(tmp_path, of(columns=STAY)).digest
+    titled = STAY.replace("unit: bpm", "unit: bpm, title: heart rate")
+    assert declared(tmp_path, of(columns=titled)).digest == first
+    assert declared(tmp_path, of(columns=STAY.replace("300", "301"))).digest != first

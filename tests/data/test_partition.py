@@ -222,3 +222,39 @@ def test_neither_manifest_nor_receipt_tells_a_count_or_a_value(home: Home) -> No
     assert "rows" not in json.dumps(
         json.loads((home.folder / "manifest.json").read_bytes())["manifest"]["fingerprints"]
     )
+
+
+def test_a_partition_of_images_and_follow_up_comes_back_as_it_was(home: Home) -> None:
+    cohort = Cohort.model_validate(
+        {
+            "name": "pictures",
+            "target": {"name": "death", "kind": "survival", "time": "t", "event": "e", "unit": "days", "horizon": 100},
+            "columns": {"image": {"type": "image", "shape": [2, 2]}},
+        }
+    )
+    rows = pd.DataFrame(
+        {
+            "patient": [f"p{i:02d}" for i in range(20)],
+            "image": pd.Series([bytes([i, 0, 255, 7]) for i in range(20)], dtype=object),
+            "t": [float(i + 1) for i in range(20)],
+            "e": [float(i % 2) for i in range(20)],
+        }
+    )
+    receipt, _ = home.write(rows, cohort=cohort)
+    tables = read_partition(home.folder, home.vault)
+    joined = pd.concat(tables.values()).sort_values("patient", ignore_index=True)
+    assert list(joined) == ["patient", "image", "target", "duration"]
+    assert joined["image"].tolist() == rows["image"].tolist()
+    assert joined["duration"].tolist() == rows["t"].tolist()
+    assert [int(tables[name]["target"].sum()) for name in SPLITS] == [6, 2, 2]
+    assert home.write(rows, cohort=cohort) == (receipt, False)
+    other, written = home.write(rows.assign(image=[bytes([i, 0, 255, 8]) for i in range(20)]), cohort=cohort)
+    assert written
+    assert other.fingerprint != receipt.fingerprint
+
+
+def test_a_raw_target_may_be_called_what_fedmed_calls_its_label(home: Home) -> None:
+    cohort = Cohort.model_validate({**RAW, "target": {"name": "ill", "column": "target", "positive": "> 2"}})
+    home.write(records().rename(columns={"outcome": "target"}), cohort=cohort)
+    joined = pd.concat(read_partition(home.folder, home.vault).values()).sort_values("patient")
+    assert joined["target"].tolist() == [0, 1] * 10

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedmed.data.arrays import as_cell, raw_arrays
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.keys import FileKey
 from fedmed.data.reading import read_embedded, read_records, read_rows
@@ -264,3 +267,250 @@ def test_the_embedded_table_has_four_hospitals_and_no_fifth() -> None:
         read_embedded(HEART, "atlantis")
     with pytest.raises(RecordsError, match="ships no table"):
         read_embedded(SMALL, "cleveland")
+
+
+STAGES = Cohort.model_validate(
+    {
+        **RAW,
+        "target": {
+            "name": "stage",
+            "kind": "multiclass",
+            "column": "outcome",
+            "classes": {"0": "none", "1": "early", "None": "unclear"},
+        },
+    }
+)
+FOLLOW_UP = Cohort.model_validate(
+    {
+        **RAW,
+        "target": {
+            "name": "death",
+            "kind": "survival",
+            "time": "days",
+            "event": "dead",
+            "unit": "days",
+            "horizon": 365,
+        },
+    }
+)
+
+
+def test_the_classes_of_a_target_are_codes_and_stay_text(tmp_path: Path) -> None:
+    cells = ["1", "1.0", "0", "7", "None"]
+    lines = "".join(f"P{i},50,1,0,{cell}\n" for i, cell in enumerate(cells))
+    rows = read(tmp_path, f"{HEADER}\n{lines}", cohort=STAGES)
+    assert rows["outcome"].tolist() == ["1", "1", "0", "7", "None"]  # 7 is for the contract to refuse
+    with pytest.raises(RecordsError, match="the target outcome is missing in 1 of 1 rows"):
+        read(tmp_path, f"{HEADER}\nA,50,1,0,NA\n", cohort=STAGES)
+
+
+def test_a_follow_up_has_two_raw_columns_and_neither_may_be_missing(tmp_path: Path) -> None:
+    header = HEADER.replace("outcome", "days,dead")
+    rows = read(tmp_path, f"{header}\nA,50,1,0,30.5,1\nB,50,1,0,365,0\n", cohort=FOLLOW_UP)
+    assert rows["days"].tolist() == [30.5, 365.0]
+    assert rows["dead"].tolist() == [1.0, 0.0]
+    for cells, missing in (("?,1", "days"), ("30,", "dead")):
+        with pytest.raises(RecordsError, match=f"the target {missing} is missing in 1 of 1 rows"):
+            read(tmp_path, f"{header}\nA,50,1,0,{cells}\n", cohort=FOLLOW_UP)
+
+
+XRAY = Cohort.model_validate(
+    {
+        "name": "xray",
+        "target": {"name": "pneumonia", "column": "label", "positive": "== 1"},
+        "columns": {"chest": {"type": "image", "shape": [2, 3]}},
+    }
+)
+PICTURES = np.arange(24, dtype=np.uint8).reshape(4, 2, 3) + 97  # letters, should a message quote them
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.savez_compressed(sink, **{"images": PICTURES, "label": np.array([0, 1, 1, 0]), **arrays})  # type: ignore[arg-type]
+    return sink.getvalue()
+
+
+def workbook() -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as book:
+        book.writestr("xl/workbook.xml", CANARY)
+    return sink.getvalue()
+
+
+def test_images_are_read_from_arrays_parquet_and_base64_alike(tmp_path: Path) -> None:
+    cells = [picture.tobytes() for picture in PICTURES]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"chest": cells, "label": [0, 1, 1, 0]}), sink)
+    text = "".join(f"{base64.b64encode(cell).decode()},{i}\n" for cell, i in zip(cells, (0, 1, 1, 0), strict=True))
+    want = read(tmp_path, npz(), cohort=XRAY)
+    assert list(want) == ["patient", "chest", "label"]
+    assert want["chest"].tolist() == cells
+    assert want["label"].tolist() == [0.0, 1.0, 1.0, 0.0]
+    assert want["patient"].nunique() == 4
+    for other in (
+        sink.getvalue(),
+        f"chest,label\n{text}",
+        npz(label=np.array([[0], [1], [1], [0]], dtype=np.uint8)),
+        npz(unused=np.array([{"a": 1}], dtype=object)),
+    ):
+        pd.testing.assert_frame_equal(read(tmp_path, other, cohort=XRAY), want)
+    named = io.BytesIO()
+    np.savez(named, chest=PICTURES, label=np.array([0, 1, 1, 0]))
+    pd.testing.assert_frame_equal(read(tmp_path, named.getvalue(), cohort=XRAY), want)
+
+
+def test_the_same_picture_with_the_same_label_is_one_person(tmp_path: Path) -> None:
+    rows = read(tmp_path, npz(images=PICTURES[[0, 0, 1, 1]], label=np.array([1, 1, 1, 0])), cohort=XRAY)
+    assert rows["patient"].nunique() == 3
+
+
+def test_colours_may_stand_first_or_last(tmp_path: Path) -> None:
+    raw = XRAY.model_dump()
+    raw["columns"]["chest"]["shape"] = (3, 2, 4)
+    colour = Cohort.model_validate(raw)
+    first = np.arange(96, dtype=np.uint8).reshape(4, 3, 2, 4)
+    want = read(tmp_path, npz(images=first), cohort=colour)
+    assert raw_arrays(want["chest"], colour.columns["chest"], "chest").tolist() == first.tolist()
+    last = npz(images=np.moveaxis(first, 1, -1))
+    pd.testing.assert_frame_equal(read(tmp_path, last, cohort=colour), want)
+
+
+PICTURE_FAULTS: dict[str, tuple[bytes | str, str]] = {
+    "images of another size": (
+        npz(images=PICTURES[:, :, :2]),
+        r"expected images of uint8 \(2, 3\), got uint8 \(2, 2\)",
+    ),
+    "images on their side": (npz(images=PICTURES.transpose(0, 2, 1)), r"got uint8 \(3, 2\)"),
+    "images as floats": (npz(images=PICTURES / 255), "got float64"),
+    "objects": (npz(label=np.array([NAME, 1, 1, 0], dtype=object)), "damaged, or it holds objects"),
+    "arrays of other lengths": (npz(label=np.array([1, 0])), "all of the same length"),
+    "no rows": (npz(images=PICTURES[:0], label=np.array([])), "expected arrays with one entry a row"),
+    "two labels a row": (npz(label=np.zeros((4, 2))), "array label: expected one number or text a row"),
+    "dates for labels": (npz(label=np.array(["2020-01-01"] * 4, dtype="M8[D]")), "expected one number or text"),
+    "no labels": (npz(labels=np.zeros(4)).replace(b"label.npy", b"other.npy"), "column label missing"),
+    "a workbook": (workbook(), "a ZIP or Excel file"),
+    "a truncated file": (npz()[:-30], "not a readable .npz file"),
+    "a damaged file": (npz()[:60] + b"\xff" * 40 + npz()[100:], "not a readable .npz file"),
+    "base64 of another size": ("chest,label\nYWJj,1\nYWJjZGVm,0\n", r"the 6 bytes of 1 × 2 × 3 .* 1 of 2 .* row 1\)"),
+    "text that is no base64": (f"chest,label\n{NAME}!,1\n", r"1 of 1 have not \(first in row 1\)"),
+}
+
+
+@pytest.mark.parametrize("situation", PICTURE_FAULTS)
+def test_pictures_are_refused_without_quoting_one_that_are(situation: str, tmp_path: Path) -> None:
+    content, message = PICTURE_FAULTS[situation]
+    with pytest.raises(RecordsError, match=message) as caught:
+        read(tmp_path, content, cohort=XRAY)
+    for secret in (NAME, CANARY, "abc", "YWJj"):
+        assert secret not in str(caught.value)
+
+
+def test_a_cell_without_an_image_is_left_to_the_contract(tmp_path: Path) -> None:
+    assert read(tmp_path, "chest,label\n,1\nYWJjZGVm,0\n", cohort=XRAY)["chest"].tolist() == [None, b"abcdef"]
+
+
+STAY = Cohort.model_validate(
+    {
+        "name": "stay",
+        "patient_id": "person",
+        "target": {"name": "died", "column": "death", "positive": "== 1"},
+        "columns": {
+            "stay": {
+                "type": "series",
+                "steps": 2,
+                "step": 60,
+                "channels": {"HR": {"range": [1, 300], "missing_codes": [-1]}, "FiO2": {"range": [0.21, 1]}},
+                "long": {"time": "minute", "parameter": "parameter", "value": "value"},
+            },
+            "age": {"type": "integer", "range": [0, 120]},
+        },
+    }
+)
+STAYS = "person,age,death\n7,50,0\n8,60,1\n"
+MEASURED = "person,minute,parameter,value\n8,0,HR,80\n7,61,HR,90\n8,5,FiO2,0.5\n8,6,HR,-1\n9,7,HR,70\n8,8,Age,60\n"
+NAN = float("nan")
+
+
+def series(rows: pd.DataFrame) -> list[list[list[float | None]]]:
+    arrays = raw_arrays(rows["stay"], STAY.columns["stay"], "stay")
+    return [[[None if np.isnan(x) else float(x) for x in step] for step in stay] for stay in arrays]
+
+
+def test_a_table_and_its_measurements_become_one_row_a_patient(tmp_path: Path) -> None:
+    rows = read(tmp_path, STAYS, MEASURED, cohort=STAY)
+    assert list(rows) == ["patient", "stay", "age", "death"]
+    assert series(rows) == [[[None, None], [90, None]], [[80, 0.5], [None, None]]]
+    assert rows["age"].tolist() == [50.0, 60.0]
+    pd.testing.assert_frame_equal(read(tmp_path, MEASURED, STAYS, cohort=STAY), rows)
+    head, *lines = MEASURED.splitlines()
+    halves = ["\n".join([head, *part]) + "\n" for part in (lines[:2], lines[2:])]
+    pd.testing.assert_frame_equal(read(tmp_path, halves[0], STAYS, halves[1], cohort=STAY), rows)
+
+
+def test_measurements_in_parquet_are_read_whatever_their_types(tmp_path: Path) -> None:
+    want = read(tmp_path, STAYS, MEASURED, cohort=STAY)
+    table = pd.read_csv(io.StringIO(MEASURED)).astype({"person": "int32", "minute": "int16", "parameter": "category"})
+    for kind in ("float32", "float64", "str"):
+        sink = io.BytesIO()
+        table.astype({"value": kind}).to_parquet(sink)
+        pd.testing.assert_frame_equal(read(tmp_path, STAYS, sink.getvalue(), cohort=STAY), want)
+
+
+def test_a_prepared_series_is_taken_as_it_is_but_for_missing_codes(tmp_path: Path) -> None:
+    cells = [as_cell(np.array(stay), STAY.columns["stay"]) for stay in ([[80, 0.5], [-1, NAN]], [[NAN, NAN]] * 2)]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"person": [7, 8], "stay": cells, "age": [50, 60], "death": [0, 1]}), sink)
+    rows = read(tmp_path, sink.getvalue(), cohort=STAY)
+    assert series(rows) == [[[80, 0.5], [None, None]], [[None, None], [None, None]]]
+    for other in (MEASURED, STAYS):
+        with pytest.raises(
+            RecordsError, match=r"column stay: expected it in the table of rows, or beside that .* both"
+        ):
+            read(tmp_path, sink.getvalue(), other, cohort=STAY)
+
+
+SERIES_FAULTS: dict[str, tuple[list[str], str]] = {
+    "without measurements": ([STAYS], r"column stay: .* columns person, minute, parameter, value; got neither"),
+    "without a table of rows": (
+        [MEASURED],
+        "beside the measurements, expected a table with columns person, stay, age, death",
+    ),
+    "with a patient twice": (
+        [STAYS + "8,61,1\n", MEASURED],
+        r"column person: expected each patient once .* 1 rows repeat",
+    ),
+    "with other patients": (
+        [STAYS.replace("7", "70").replace("8", "80"), MEASURED],
+        "column person: none of the measure",
+    ),
+    "with other channels": (
+        [STAYS, MEASURED.replace("HR", "X").replace("FiO2", "Y")],
+        "column parameter: none of the m",
+    ),
+    "with a value that is no number": ([STAYS, MEASURED.replace("0.5", NAME)], r"column value: .* 1 of 6 .* row 3\)"),
+    "with a time that is no number": ([STAYS, MEASURED.replace("61", "01:01")], r"column minute: .* 1 of 6 .* row 2\)"),
+    "without a column": ([STAYS.replace("age", "years"), MEASURED], "column age missing"),
+}
+
+
+@pytest.mark.parametrize("situation", SERIES_FAULTS)
+def test_a_long_form_is_refused_without_quoting_a_cell(situation: str, tmp_path: Path) -> None:
+    files, message = SERIES_FAULTS[situation]
+    with pytest.raises(RecordsError, match=message) as caught:
+        read(tmp_path, *files, cohort=STAY)
+    assert NAME not in str(caught.value)
+    assert "01:01" not in str(caught.value)
+
+
+def test_rows_to_predict_may_come_with_their_measurements(tmp_path: Path) -> None:
+    rows, measured = tmp_path / "rows.csv", tmp_path / "measured.csv"
+    rows.write_text("person,age\n8,60\n7,50\n")
+    measured.write_text(MEASURED)
+    found = read_rows(rows, STAY, measured)
+    assert list(found) == ["stay", "age"]
+    assert found["age"].tolist() == [60.0, 50.0]
+    assert series(found) == [[[80, 0.5], [None, None]], [[None, None], [90, None]]]
+    raw = STAY.model_dump()
+    del raw["columns"]["age"]
+    alone = read_rows(measured, Cohort.model_validate(raw))
+    assert series(alone) == [*series(found), [[70, None], [None, None]]]  # patients as they first stand there

@@ -138,3 +138,28 @@ def test_the_tables_are_the_same_whatever_the_order_of_the_records(
 def test_shares_that_leave_no_test_are_refused(shares: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"train|validation"):
         SplitOptions(train=shares[0], validation=shares[1])
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=5), options)
+def test_the_shares_hold_within_each_of_any_number_of_classes(sizes: list[int], chosen: SplitOptions) -> None:
+    rows = [(f"{label}-{i}", label) for label, size in enumerate(sizes) for i in range(size)]
+    found = by_patient(rows, chosen)
+    for label, size in enumerate(sizes):
+        names = [name for patient, name in found.items() if patient.startswith(f"{label}-")]
+        assert abs(names.count("train") - chosen.train * size) <= 0.5 + 1e-9
+
+
+def test_the_split_of_two_classes_does_not_change_when_a_third_is_declared() -> None:
+    rows = [(str(i), i % 2) for i in range(40)]
+    more = by_patient(rows + [(f"x{i}", 2) for i in range(9)], SplitOptions())
+    assert by_patient(rows, SplitOptions()).items() <= more.items()
+
+
+def test_a_survival_target_is_stratified_by_its_event_and_keeps_the_duration() -> None:
+    records = pd.DataFrame({"patient": [f"p{i:02d}" for i in range(40)], "age": 50.0})
+    labels = pd.DataFrame({"target": [int(i < 20) for i in range(40)], "duration": [float(i + 1) for i in range(40)]})
+    tables = split(records, labels, SplitOptions(), "north")
+    assert [int(tables[name]["target"].sum()) for name in SPLITS] == [12, 3, 5]
+    joined = pd.concat(tables.values()).sort_values("patient")
+    assert list(joined) == ["patient", "age", "target", "duration"]
+    assert joined["duration"].tolist() == labels["duration"].tolist()

@@ -37,6 +37,7 @@ def table() -> pd.DataFrame:
             "sex": pd.Series(["1", None, "0"], dtype=object),
             "thal": pd.Series([None, None, None], dtype=object),
             "ca": [math.nan] * 3,
+            "image": pd.Series([b"\0\xff", None, b""], dtype=object),
             "target": np.array([0, 1, 1], dtype=np.int64),
         }
     )
@@ -147,7 +148,7 @@ def test_every_missing_number_is_the_same_one(vault: Vault) -> None:
     assert vault.fingerprint(one) == vault.fingerprint(other)
 
 
-texts = st.none() | st.text(st.sampled_from("a\0b1;:|"), max_size=3)
+texts = st.none() | st.text(st.sampled_from("a\0\1b1;:|"), max_size=3) | st.binary(max_size=2)
 numbers = st.sampled_from([0.0, 1.0, 1.5, 256.0, math.nan])
 tables = st.integers(0, 2).flatmap(
     lambda rows: st.dictionaries(
@@ -193,6 +194,13 @@ def test_fingerprints_are_equal_exactly_when_the_contents_are(first: list[Plain]
         (["nan"], [math.nan]),
         ([1.0], ["1.0"]),
         (["a", "b"], ["b", "a"]),
+        ([b"ab"], ["ab"]),
+        ([b"ab"], ["b'ab'"]),
+        ([b"ab"], ["\0\1ab"]),
+        ([b"ab"], ["\1ab"]),
+        ([b""], [None]),
+        ([b"ab", b"c"], [b"a", b"bc"]),
+        ([b"\0\1"], [b"\1"]),
     ],
 )
 def test_contents_that_look_alike_have_other_fingerprints(one: list[object], other: list[object]) -> None:
