@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from fedmed.data.cohort import Cohort
+from fedmed.data.cohort import Cohort, Target
 from fedmed.errors import FedMedError, MessageRefused, WorkspaceError
-from fedmed.models.bundle import ModelBundle, ModelDescription, expected_layout, load_bundle
+from fedmed.models.bundle import ModelBundle, ModelDescription, expected_layout, load_bundle, predictions
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import ModelOptions, initial_weights, network_for
+from fedmed.seeds import torch_generator
 from fedmed.weights import Layout, sha256, to_bytes
 
 SMALL = Cohort.model_validate(
@@ -46,11 +49,11 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + 2.718281828459045**-x)
 
 
-def test_probabilities_by_hand() -> None:
+def test_predictions_by_hand() -> None:
     # 2 · 1 + 1 (male) - 3 = 0; 2 · 0 - 1 (female) - 3 = -4
-    assert bundle().probabilities(ROWS).tolist() == pytest.approx([0.5, sigmoid(-4)])
-    assert bundle().probabilities(ROWS, shift=4.0).tolist() == pytest.approx([sigmoid(4), 0.5])
-    assert bundle().probabilities(ROWS.head(0)).shape == (0,)
+    assert bundle().predictions(ROWS).tolist() == pytest.approx([0.5, sigmoid(-4)])
+    assert bundle().predictions(ROWS, shift=4.0).tolist() == pytest.approx([sigmoid(4), 0.5])
+    assert bundle().predictions(ROWS.head(0)).shape == (0,)
     assert bundle().encode(ROWS).tolist() == [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
 
 
@@ -58,8 +61,61 @@ def test_a_saved_model_comes_back_and_computes_the_same(tmp_path: Path) -> None:
     bundle().save(tmp_path / "model")
     loaded = load_bundle(tmp_path / "model")
     assert loaded.description == bundle().description
-    assert loaded.probabilities(ROWS).tolist() == bundle().probabilities(ROWS).tolist()
+    assert loaded.predictions(ROWS).tolist() == bundle().predictions(ROWS).tolist()
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "weights.safetensors"]
+
+
+def target(kind: str) -> Target:
+    return Target.model_validate(
+        {
+            "multiclass": {"name": "stage", "kind": kind, "column": "s", "classes": {"1": "", "2": ""}},
+            "survival": {"name": "death", "kind": kind, "time": "t", "event": "e", "unit": "days", "horizon": 365},
+        }[kind]
+    )
+
+
+def test_several_classes_have_a_probability_each() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])
+    said = predictions(logits, target("multiclass"), ModelOptions())
+    np.testing.assert_allclose(said, [[0.25, 0.75], [0.8, 0.2]], rtol=1e-6)
+    shifted = predictions(logits, target("multiclass"), ModelOptions(), shift=[math.log(3), 0.0])
+    np.testing.assert_allclose(shifted, [[0.5, 0.5], [12 / 13, 1 / 13]], rtol=1e-6)
+
+
+def test_survival_is_a_hazard_or_a_curve() -> None:
+    hazards = predictions(torch.tensor([[0.5], [-1.0]]), target("survival"), ModelOptions(), shift=2.0)
+    assert hazards.tolist() == [0.5, -1.0]  # a shift multiplies everybody's hazard, and changes no order
+    options = ModelOptions(survival="discrete", intervals=2)
+    curves = predictions(torch.tensor([[math.log(1 / 3), 0.0]]), target("survival"), options)
+    np.testing.assert_allclose(curves, [[3 / 4, 3 / 8]], rtol=1e-6)
+
+
+def test_a_model_of_images_comes_back_with_its_running_statistics(tmp_path: Path) -> None:
+    cohort = Cohort.model_validate(
+        {
+            "name": "x_rays",
+            "target": SMALL.target.model_dump(),
+            "columns": {"image": {"type": "image", "shape": [8, 8]}},
+        }
+    )
+    options = ModelOptions(name="cnn", channels=(2,), normalisation="batch")
+    weights = initial_weights(network_for(cohort, options), torch_generator(1))
+    weights["body.1.running_mean"] += 0.5
+    description = ModelDescription(
+        cohort=cohort,
+        network=options,
+        statistics=InputStatistics(mean={"image": 0.5}, deviation={"image": 0.25}),
+        run="r",
+        round=1,
+        weights=sha256(to_bytes(weights)),
+    )
+    ModelBundle(description, weights).save(tmp_path)
+    loaded = load_bundle(tmp_path)
+    assert loaded.weights["body.1.running_mean"].tolist() == [0.5, 0.5]
+    rows = pd.DataFrame({"image": [bytes(range(64)), bytes(64)]})
+    alone = [loaded.predictions(rows.iloc[[place]])[0] for place in (0, 1)]
+    assert loaded.predictions(rows).tolist() == pytest.approx(alone)  # rows are judged by themselves
+    assert alone[0] != alone[1]
 
 
 def test_the_expected_layout_follows_from_the_description() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmed.models.survival import interval_ends, interval_of, survival_curve
@@ -32,6 +32,7 @@ def test_a_curve_by_hand() -> None:
     assert survival_curve(logits)[0].tolist() == pytest.approx([0.75, 0.375])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-30, 30), min_size=1, max_size=8))
 def test_a_curve_is_the_running_product_of_what_is_survived(logits: list[float]) -> None:
     curve = survival_curve(torch.tensor([logits], dtype=torch.float64))[0].numpy()

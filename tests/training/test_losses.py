@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss as log_loss_of_sklearn
@@ -149,6 +149,7 @@ def test_one_who_is_censored_on_the_day_of_an_event_is_at_risk_for_it() -> None:
     assert cox(torch.zeros(2, 1), labels.flip(0)).item() == pytest.approx(math.log(2))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 12))
 def test_cox_is_its_definition_with_ties(seed: int, rows: int, latest: int) -> None:
     eta, labels = logits(rows, 1, seed), survivals(rows, seed, latest)
@@ -156,6 +157,7 @@ def test_cox_is_its_definition_with_ties(seed: int, rows: int, latest: int) -> N
     assert cox(eta, labels).item() == pytest.approx(cox_by_definition(eta[:, 0].numpy(), labels.numpy()), rel=1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(-50, 50))
 def test_cox_knows_only_ratios_of_hazards_and_the_order_of_times(seed: int, shift: float) -> None:
     eta, labels = logits(20, 1, seed), survivals(20, seed)
@@ -222,6 +224,7 @@ def test_discrete_hazards_by_hand() -> None:
     assert likelihood(0.4, 0) == 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 9))
 def test_the_probabilities_of_all_that_can_happen_sum_to_one(seed: int, intervals: int) -> None:
     z = logits(1, intervals, seed).expand(intervals, -1)
