@@ -40,7 +40,7 @@ COARSEST = 10
 
 
 def run_id(settings: Settings, cohort: Cohort, admissions: Admissions, start: ModelBundle | None = None) -> str:
-    """The name of a run: a digest of all that decides its weights (parameters, partitions, start, declaration, code)."""
+    """The name of a run: a digest of all that decides its weights: parameters, partitions, start, declaration, code."""
     parameters = settings.model_dump(include={"split", "privacy", "model", "training", "aggregation", "personal"})
     partitions = {site: admissions.sites[site].fingerprint for site in admissions.admitted}
     begin = start.description.weights if start else ""

@@ -23,8 +23,8 @@ from fedmed.exchange.messages import (
     ServerMemory,
     Update,
 )
-from fedmed.models.parts import Parts, parts_of
 from fedmed.models.networks import network_for, state_of
+from fedmed.models.parts import Parts, parts_of
 from fedmed.strategies.aggregate import aggregate
 from fedmed.strategies.base import Memory, Strategy, Turn
 from fedmed.strategies.table import STRATEGIES
@@ -74,6 +74,8 @@ def invite(
     minimum_cell: int,
     resamples: int = 0,
     sites: Sequence[str] | None = None,
+    *,
+    own: bool = True,
 ) -> list[Invitation]:
     """One invitation a participant, or one for each of `sites`, in their order."""
     return [
@@ -87,6 +89,7 @@ def invite(
             plan=plan.digest,
             models=models,
             resamples=resamples,
+            own=own,
         )
         for site in (plan.participants if sites is None else sites)
     ]
@@ -188,6 +191,11 @@ def aggregate_round(
         sites=len(plan.participants),
         rate=options.learning_rate * factor(number, rounds_of(plan), options.schedule, options.warmup),
         staleness={site: number - 1 - turns[site].base for site in updates},
+        started={
+            site: weights_of(plan, model_of(plan.run, turns[site].base, exchange).payload, exchange)
+            for site in updates
+            if turns[site].base != number - 1
+        },
     )
     payload = to_bytes(state)
     model = GlobalModel(run=plan.run, round=number, payload=reference(payload), participants=tuple(sorted(updates)))

@@ -34,7 +34,7 @@ from fedmed.models.networks import state_of
 from fedmed.site.admission import examine_partition
 from fedmed.site.description import describe
 from fedmed.site.home import SiteHome
-from fedmed.site.memory import forget_other_runs, keep_turn, last_turn
+from fedmed.site.memory import forget_old_runs, keep_turn, last_turn
 from fedmed.site.report import report
 from fedmed.site.session import Desk, open_session
 from fedmed.strategies.base import Memory
@@ -139,7 +139,7 @@ def _describe(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Ans
 
 def _statistics(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
     session = open_session(home)
-    forget_other_runs(home, invitation.run)
+    forget_old_runs(home, invitation.run)
     sums = column_sums(session.tables["train"], session.manifest.cohort, invitation.minimum_cell)
     payload = to_bytes({"sums": sums})
     message = Statistics(run=invitation.run, round=invitation.round, sender=home.name, payload=reference(payload))
@@ -163,12 +163,11 @@ def _train(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer
         invitation.round,
         base,
         _shared(desk, invitation, base, exchange),
-        last_turn(home, plan.run, invitation.round - 1),
+        last_turn(home, exchange, plan.run, invitation.round - 1),
         desk.parts,
     )
     update = encode_update(sent, *travelling(base, desk.parts), strategy, weight, plan.grid)
     payload = to_bytes({"update": update})
-    keep_turn(home, plan.run, invitation.round, kept)  # first: what was posted is not computed again
     message = Update(
         run=invitation.run,
         round=invitation.round,
@@ -180,6 +179,8 @@ def _train(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer
         loss=sent.fitted.loss,
         payload=reference(payload),
     )
+    # First: what was posted is not computed again.
+    keep_turn(home, plan.run, invitation.round, message.payload.sha256, kept)
     return Answer(message, payload)
 
 
@@ -187,7 +188,7 @@ def _evaluate(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Ans
     desk, weights, digest = _start(home, invitation, exchange)
     examples = desk.examples["validation"]
     target = desk.plan.cohort.target
-    own = desk.own(weights, last_turn(home, desk.plan.run, invitation.round).personal)
+    own = desk.own(weights, last_turn(home, exchange, desk.plan.run, invitation.round).personal)
     told = outputs(desk.network, own.state, examples.features).double() + torch.tensor(
         own.shift or (0.0,), dtype=torch.float64
     )
@@ -209,7 +210,8 @@ def _test(home: SiteHome, invitation: Invitation, exchange: Exchange) -> Answer:
     if "federated" not in invitation.models:
         raise MessageRefused(f"{home.name}: expected the federated model among those to test")
     models = {name: _weights(desk, payload, exchange) for name, payload in invitation.models.items()}
-    return Answer(report(home, invitation, desk, models))
+    kept = last_turn(home, exchange, invitation.run, invitation.round).personal
+    return Answer(report(home, invitation, desk, models, kept))
 
 
 def _start(home: SiteHome, invitation: Invitation, exchange: Exchange) -> tuple[Desk, dict[str, Tensor], str]:

@@ -1,64 +1,80 @@
 """What a hospital keeps between the rounds of a run: its strategy's memory, and the tensors that are its own.
 
-One file a round, so that a run that was cut short, or is tested on an earlier round, finds what stood then.
+One file a turn, named by the update that was sent with it. A run that was cut short, was started over, or is tested on
+an earlier round thus finds what belongs to the updates that stand in the exchange, and nothing of another attempt.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 from fedmed.errors import MessageRefused, WorkspaceError
+from fedmed.exchange.base import Exchange
+from fedmed.exchange.messages import COORDINATOR, Address, Update
 from fedmed.files import write_atomically
 from fedmed.site.home import SiteHome
 from fedmed.strategies.base import pack, unpack
 from fedmed.strategies.turn import Kept
 from fedmed.weights import from_bytes, layouts_in, to_bytes
 
-_NAME = re.compile(r"(\d+)\.safetensors")
+MOST_RUNS = 64
 
 
-def keep_turn(home: SiteHome, run: str, number: int, kept: Kept) -> None:
-    """Keep what a turn left, if it left anything; whatever an earlier attempt at later rounds left goes."""
-    folder = _folder(home, run)
-    for later, path in _rounds(folder).items():
-        if later > number:
-            path.unlink()
-    if kept.memory or kept.personal:
-        data = to_bytes(pack(memory=kept.memory, personal=kept.personal))
-        write_atomically(folder / f"{number}.safetensors", data, mode=0o600)
+def keep_turn(home: SiteHome, run: str, number: int, update: str, kept: Kept) -> None:
+    """Keep what the turn left from which an update came.
+
+    Args:
+        home: the hospital.
+        run: its run.
+        number: the round.
+        update: SHA-256 of the update's payload.
+        kept: may hold nothing; that nothing was left is kept too.
+    """
+    data = to_bytes(pack(memory=kept.memory, personal=kept.personal))
+    write_atomically(_path(home, run, number, update), data, mode=0o600)
 
 
-def last_turn(home: SiteHome, run: str, number: int) -> Kept:
-    """What the hospital had after the last of its turns up to round `number`; nothing if it had none.
+def last_turn(home: SiteHome, exchange: Exchange, run: str, number: int) -> Kept:
+    """What the hospital had after the last update that it posted up to round `number`; nothing if it posted none.
 
     Raises:
-        WorkspaceError: if the file is damaged.
+        WorkspaceError: if the file that belongs to that update is gone or damaged.
+
+    Guarantees:
+        A turn whose update was never posted has left nothing.
     """
-    rounds = _rounds(_folder(home, run))
-    before = [turn for turn in rounds if turn <= number]
-    if not before:
-        return Kept()
-    path = rounds[max(before)]
-    data = path.read_bytes()
+    for turn in range(number, 0, -1):
+        posted = exchange.find(Address(run, turn, "update", home.name, COORDINATOR))
+        if isinstance(posted, Update):
+            return _read(_path(home, run, turn, posted.payload.sha256))
+    return Kept()
+
+
+def forget_old_runs(home: SiteHome, run: str, most: int = MOST_RUNS) -> None:
+    """Drop what was kept for runs before the last `most` ones; what predictions need lies with the hospital's models.
+
+    Those before `run` may be gone on with or tested again: a comparison trains many side by side.
+    """
+    others = [folder for folder in home.rounds.glob("*") if folder.name != run]
+    last = sorted(others, key=lambda folder: (folder.stat().st_mtime, folder.name), reverse=True)
+    for folder in last[most - 1 :]:
+        shutil.rmtree(folder)
+
+
+def _path(home: SiteHome, run: str, number: int, update: str) -> Path:
+    return home.rounds / run / f"{number}-{update[:16]}.safetensors"
+
+
+def _read(path: Path) -> Kept:
     try:
+        data = path.read_bytes()
         content = from_bytes(data, layouts_in(data))
+    except FileNotFoundError:
+        raise WorkspaceError(
+            f"{path}: gone, and with it what the hospital kept of its last turn; start the run over with"
+            " `fedmed run --force`"
+        ) from None
     except MessageRefused as problem:
         raise WorkspaceError(f"{path}: damaged ({problem}); start the run over with `fedmed run --force`") from None
     return Kept(unpack(content, "memory"), unpack(content, "personal"))
-
-
-def forget_other_runs(home: SiteHome, run: str) -> None:
-    """Drop what was kept for other runs; what predictions need lies with the hospital's models."""
-    for folder in home.rounds.glob("*") if home.rounds.is_dir() else ():
-        if folder.name != run:
-            shutil.rmtree(folder)
-
-
-def _folder(home: SiteHome, run: str) -> Path:
-    return home.rounds / run
-
-
-def _rounds(folder: Path) -> dict[int, Path]:
-    return {int(match[1]): path for path in folder.glob("*") if (match := _NAME.fullmatch(path.name))}

@@ -18,7 +18,6 @@ from fedmed.models.bundle import outputs, predictions
 from fedmed.models.networks import initial_weights
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.site.home import SiteHome
-from fedmed.site.memory import last_turn
 from fedmed.site.personal import keep_own
 from fedmed.site.session import Desk, Examples, SiteSession, open_session
 from fedmed.training.alone import train_alone
@@ -26,15 +25,21 @@ from fedmed.weights import Weights
 
 
 def report(
-    home: SiteHome, invitation: Invitation, desk: Desk, models: Mapping[str, Mapping[str, Tensor]]
+    home: SiteHome,
+    invitation: Invitation,
+    desk: Desk,
+    models: Mapping[str, Mapping[str, Tensor]],
+    kept: Mapping[str, Tensor],
 ) -> TestReport:
     """Measure every model on the hospital's test rows.
 
     Args:
         home: the hospital.
-        invitation: names the models, the minimum cell and the number of resamples.
+        invitation: names the models, the minimum cell, the number of resamples, and whether the hospital's own model
+            is trained.
         desk: the session under the run's plan.
         models: name → weights; `federated`, and `pooled` where there is one.
+        kept: the tensors that the hospital has of its own.
 
     Returns:
         The report, in which small cells are suppressed. `federated` is the model as this hospital uses it, with its
@@ -45,12 +50,12 @@ def report(
     labels = desk.examples["test"].labels.numpy()
     says = {name: _forecast(desk, weights, desk.examples) for name, weights in models.items()}
     shared = models["federated"]
-    own_part = desk.own(shared, last_turn(home, plan.run, invitation.round).personal)
+    own_part = desk.own(shared, kept)
     keep_own(home, invitation.models["federated"].sha256, shared, own_part)
     if own_part.shift or any(own_part.state[name] is not shared[name] for name in shared):
         says["global"] = says["federated"]
         says["federated"] = _forecast(desk, own_part.state, desk.examples, own_part.shift)
-    own = train_own(session, desk)
+    own = train_own(session, desk) if invitation.own else None
     if own is not None:
         says["own"] = own
     options = {"minimum_cell": invitation.minimum_cell, "resamples": invitation.resamples, "horizon": target.horizon}

@@ -12,7 +12,7 @@ from fedmed.models.parts import Parts
 from fedmed.strategies.base import Memory, Round, Strategy
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.robust import COMBINE
-from fedmed.strategies.update import as_moments, blocks, decode_update, from_moments, travelling
+from fedmed.strategies.update import as_moments, behind, blocks, decode_update, from_moments, travelling
 from fedmed.weights import Weights, map_weights
 
 
@@ -29,6 +29,7 @@ def aggregate(
     sites: int,
     rate: float,
     staleness: Mapping[str, int] | None = None,
+    started: Mapping[str, Weights] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """New global state and memory.
 
@@ -44,6 +45,7 @@ def aggregate(
         sites: hospitals in the run.
         rate: this round's server step size.
         staleness: site → rounds between the model that it trained on and the newest; 0 if left out.
+        started: site → the global state that it trained on, where that is not `base`.
 
     Returns:
         A state with the names, shapes and types of `base`, in which what does not travel is as it was, and the memory.
@@ -61,7 +63,8 @@ def aggregate(
     shared, statistics = travelling(base, parts)
     double = map_weights(lambda tensor: tensor.double(), shared)
     sizes = blocks(shared, statistics, strategy)
-    combined = combine(strategy, options, updates, weights, grid, staleness or {}, sizes)
+    late = {site: behind(state, base, parts, strategy) for site, state in (started or {}).items()}
+    combined = combine(strategy, options, updates, weights, grid, staleness or {}, late, sizes)
     got = decode_update(combined, shared, statistics, strategy)
     round_ = Round(got.change, got.extra, got.normaliser, len(updates) / sites, rate)
     kept = {name: tensor.double() for name, tensor in memory.items()}
@@ -81,16 +84,26 @@ def combine(
     weights: Mapping[str, int],
     grid: FixedPoint,
     staleness: Mapping[str, int],
+    late: Mapping[str, Tensor],
     sizes: Sequence[int],
 ) -> Tensor:
     """The updates as one vector, float64 of shape `(size,)`; a robust rule is used on every part by itself."""
     counts = {site: strategy.staleness(staleness.get(site, 0)) for site in updates}
-    if options.combine == "mean" and all(count == 1.0 for count in counts.values()):
+    if options.combine == "mean" and not late and all(count == 1.0 for count in counts.values()):
         return grid.mean(list(updates.values()), sum(weights.values()))
+    told = {
+        site: (update.double() / (2.0**grid.exponent * weights[site]) + late.get(site, 0.0)) * counts[site]
+        for site, update in updates.items()
+    }
     # Sums of floats depend on their order: the vectors are put into one that follows from what they hold.
-    order = sorted(updates, key=lambda site: (updates[site].numpy().tobytes(), weights[site], counts[site]))
-    step = 2.0**grid.exponent
-    vectors = torch.stack([updates[site].double() / (step * weights[site]) * counts[site] for site in order])
+    order = sorted(told, key=lambda site: (_in_order(told[site]), weights[site]))
+    vectors = torch.stack([told[site] for site in order])
     shares = torch.tensor([float(weights[site]) for site in order], dtype=torch.float64)
     rule = COMBINE[options.combine]
     return torch.cat([rule(part, shares, options) for part in torch.split(vectors, list(sizes), dim=1) if part.numel()])
+
+
+def _in_order(vector: Tensor) -> bytes:
+    """Bytes that sort as the vectors do, coordinate by coordinate: a tie is broken alike whatever the scale."""
+    bits = (vector + 0.0).numpy().view("int64")  # + 0.0: -0.0 is 0.0
+    return (bits ^ ((bits >> 63) & (2**63 - 1)) ^ -(2**63)).astype(">i8").tobytes()

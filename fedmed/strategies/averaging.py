@@ -23,8 +23,8 @@ def one_gradient(site: Site, options: AggregationOptions) -> Sent:
 
 
 def independently(site: Site, options: AggregationOptions) -> Sent:
-    """Train for the passes of the whole run at once."""
-    fitted = site.train(site.base, passes=site.passes)
+    """Train at once as long as in all rounds of a run, its step size falling as in those."""
+    fitted = site.train(site.base, whole=True)
     return Sent(subtract(fitted.weights, site.base), fitted)
 
 

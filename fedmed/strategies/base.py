@@ -32,9 +32,9 @@ class Fitted(NamedTuple):
 
 
 class Train(Protocol):
-    """A hospital's local training from some weights, on this round's batches, or on as many passes as are asked for."""
+    """A hospital's local training from some weights: on this round's batches, or on those of all rounds at once."""
 
-    def __call__(self, start: Weights, correct: Correction | None = None, *, passes: int | None = None) -> Fitted:
+    def __call__(self, start: Weights, correct: Correction | None = None, *, whole: bool = False) -> Fitted:
         """Fit from `start`; see the class."""
         ...
 
@@ -48,7 +48,6 @@ class Site(NamedTuple):
         memory: what it kept of its last turn; nothing in its first.
         rate: this round's local step size.
         momentum: that of the local SGD.
-        passes: passes over its rows in the whole run.
         train: trains from some weights.
         gradient: the gradient of the local objective at some weights, over all rows.
     """
@@ -58,7 +57,6 @@ class Site(NamedTuple):
     memory: Memory
     rate: float
     momentum: float
-    passes: int
     train: Train
     gradient: Callable[[Weights], Fitted]
 

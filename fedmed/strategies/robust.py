@@ -28,7 +28,7 @@ def weighted_mean(vectors: Tensor, weights: Tensor, options: AggregationOptions)
 
 def median(vectors: Tensor, weights: Tensor, options: AggregationOptions) -> Tensor:
     """The median of each coordinate, of two middle values their mean (Yin et al. 2018, definition 1). No weights."""
-    return torch.quantile(vectors, 0.5, dim=0, interpolation="midpoint")
+    return _middle(vectors)
 
 
 def trimmed_mean(vectors: Tensor, weights: Tensor, options: AggregationOptions) -> Tensor:
@@ -73,9 +73,15 @@ def geometric_median(vectors: Tensor, weights: Tensor, options: AggregationOptio
 def clipped_mean(vectors: Tensor, weights: Tensor, options: AggregationOptions) -> Tensor:
     """The weighted mean of vectors no longer than `clip` times the median length (after Sun et al. 2019, § 3.2)."""
     norms = vectors.norm(dim=1)
-    longest = options.clip * torch.quantile(norms, 0.5, interpolation="midpoint")
+    longest = options.clip * _middle(norms)
     shorten = torch.where(norms > longest, longest / norms.clamp(min=1e-300), 1.0)
     return weighted_mean(vectors * shorten.unsqueeze(1), weights, options)
+
+
+def _middle(values: Tensor) -> Tensor:
+    """The median over the first dimension; torch.quantile takes no more than 2**24 values."""
+    ordered = values.sort(dim=0).values
+    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
 
 
 def capped(weights: Mapping[str, int], largest_share: float) -> dict[str, int]:

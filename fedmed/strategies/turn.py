@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedmed.models.networks import state_names
 from fedmed.models.parts import Parts
 from fedmed.seeds import torch_generator
 from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy
@@ -66,7 +67,11 @@ def take_turn(
         What it sends, and what it keeps. Nothing that came in is changed.
     """
     training, rows = problem.options, len(problem.labels)
-    rate = training.learning_rate * factor(number, training.rounds, training.schedule, training.warmup)
+
+    def rate_in(round_: int) -> float:
+        return training.learning_rate * factor(round_, training.rounds, training.schedule, training.warmup)
+
+    rate = rate_in(number)
     order, fewest = order_of(training.seed, site, rows), fewest_in_batch(problem.network)
     weights, statistics = travelling(base, parts)
     own = {name: kept.personal.get(name, base[name]) for name in parts.personal}
@@ -83,22 +88,23 @@ def take_turn(
             trained.steps,
         )
 
-    def run(start: Weights, correct: Correction | None = None, *, passes: int | None = None) -> Fitted:
-        chosen = (
-            training if passes is None else training.model_copy(update={"local_epochs": passes, "local_updates": 0})
-        )
-        batches = batches_of_round(rows, chosen, number, order, fewest=fewest)
-        state = {**statistics, **own, **still, **start}
+    def run(start: Weights, correct: Correction | None = None, *, whole: bool = False) -> Fitted:
         only_shared = None if correct is None else (lambda n, v: correct(n, v) if n in start else torch.zeros_like(v))
-        return fitted(start, train(problem, state, batches, rate=rate, correct=only_shared, fixed=parts.frozen))
+        trained = Trained({**statistics, **own, **still, **start}, 0.0, 0)
+        for round_ in range(1, training.rounds + 1) if whole else (number,):
+            batches = batches_of_round(rows, training, round_, order, fewest=fewest)
+            after_it = train(
+                problem, trained.state, batches, rate=rate_in(round_), correct=only_shared, fixed=parts.frozen
+            )
+            trained = after_it._replace(steps=trained.steps + after_it.steps)
+        return fitted(start, trained)
 
     def slope(at: Weights) -> Fitted:
         nonlocal after
         found = fitted(at, gradient(problem, {**statistics, **own, **still, **at}, fixed=parts.frozen))
-        trained = {name for name, _ in problem.network.named_parameters()}
+        trained = state_names(problem.network).parameters
         after = {name: own[name] - rate * step if name in trained else step for name, step in after.items()}
         return found
 
-    passes = training.rounds * training.local_epochs
-    sent = strategy.client(Site(weights, shared, kept.memory, rate, training.momentum, passes, run, slope), options)
+    sent = strategy.client(Site(weights, shared, kept.memory, rate, training.momentum, run, slope), options)
     return sent, Kept(sent.memory, {**after, **sent.personal})

@@ -103,6 +103,18 @@ def blocks(weights: Weights, statistics: Weights, strategy: Strategy) -> list[in
     return list(sizes.values())
 
 
+def behind(started: Weights, base: Weights, parts: Parts, strategy: Strategy) -> Tensor:
+    """What to add to an update made on an older state, so that its statistics are told from `base`; `(size,)`.
+
+    Statistics are a state of their own and not a step: added up from different beginnings, they would be of no rows.
+    """
+    weights, now = travelling(base, parts)
+    then = travelling(started, parts)[1]
+    apart = subtract(map_weights(Tensor.double, as_moments(then)), map_weights(Tensor.double, as_moments(now)))
+    nothing = map_weights(Tensor.double, template(weights, now, strategy))
+    return flatten({**nothing, **{f"moments/{name}": tensor for name, tensor in apart.items()}})
+
+
 def travelling(state: Weights, parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of a state that travel: parameters, and statistics."""
     return {name: state[name] for name in parts.parameters}, {name: state[name] for name in parts.statistics}

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedmed.models.networks import normalisation_names
+from fedmed.models.networks import normalisation_names, state_names
 from fedmed.training.losses import Loss, LossOptions
 from fedmed.typed_yaml import Record
 from fedmed.weights import Weights
@@ -153,7 +153,7 @@ def train(
     1.0
     """
     network, options = problem.network.train(), problem.options
-    parameters = {name for name, _ in network.named_parameters()}
+    parameters = set(state_names(network).parameters)
     state = {name: start[name].detach().clone() for name in sorted(start)}
     names = [name for name in sorted(parameters & state.keys()) if name not in fixed]
     values = [state[name].requires_grad_(True) for name in names]
@@ -188,7 +188,7 @@ def train(
 def gradient(problem: Problem, at: Weights, *, fixed: Collection[str] = ()) -> Trained:
     """The gradient of the objective over all rows, as a state: statistics are as the pass leaves them."""
     network = problem.network.train()
-    parameters = {name for name, _ in network.named_parameters()}
+    parameters = set(state_names(network).parameters)
     state = {name: at[name].detach().clone() for name in sorted(at)}
     names = [name for name in sorted(parameters & state.keys()) if name not in fixed]
     values = [state[name].requires_grad_(True) for name in names]
