@@ -114,7 +114,7 @@ def _balanced_accuracy(p: Array, y: Array, counts: Array) -> Array:
     def recall(place: int) -> Array:
         own = np.asarray(y == place, dtype=np.float64)
         held = counts @ own
-        return np.divide(counts @ (hit * own), held, out=np.full(held.shape, np.nan), where=held > 0)
+        return np.asarray(np.divide(counts @ (hit * own), held, out=np.full(held.shape, np.nan), where=held > 0))
 
     return np.asarray(np.mean([recall(place) for place in range(p.shape[1])], axis=0))
 

@@ -245,7 +245,7 @@ def _concordance(risk: Array, labels: Array, horizon: float | None, weight: Arra
         higher = (risk[i, None] > risk) + 0.5 * (risk[i, None] == risk)
         won += ((weight[:, i] @ (later * higher)) * counts).sum(axis=1)
         pairs += ((weight[:, i] @ later.astype(np.float64)) * counts).sum(axis=1)
-    return np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
+    return np.asarray(np.divide(won, pairs, out=np.full(len(counts), np.nan), where=pairs > 0))
 
 
 def _uncensored_before(labels: Array, times: Array, counts: Array) -> Array:

@@ -100,7 +100,11 @@ def test_a_hospital_without_a_model_of_its_own_has_no_verdict() -> None:
 
 def test_too_few_rows_have_no_verdict() -> None:
     found = compared(**hospital(10, 1, federated=0.5, own=0.5), minimum_cell=11)
-    entries = [*found.figures["brier"].values(), *found.figures["accuracy"].values(), *found.differences["brier"].values()]
+    entries = [
+        *found.figures["brier"].values(),
+        *found.figures["accuracy"].values(),
+        *found.differences["brier"].values(),
+    ]
     assert {entry.reason for entry in entries} == {"suppressed"}
     assert found.sentence == "Whether federating helped hungarian is not estimable: its figures are suppressed"
 
@@ -124,7 +128,9 @@ def test_the_bound_is_true_for_every_small_class() -> None:
             found = compared(label=y, federated=np.full(rows, 0.3), own=None).figures["accuracy"]["majority"]
             assert found.low is not None
             assert found.low <= 1 - small / rows
-            found = compared(label=y, federated=np.full(rows, 0.3), own=None, reference=1).figures["accuracy"]["majority"]
+            found = compared(label=y, federated=np.full(rows, 0.3), own=None, reference=1).figures["accuracy"][
+                "majority"
+            ]
             assert found.high is not None
             assert found.high >= small / rows
 

@@ -41,9 +41,7 @@ def message(payload: bytes = BYTES, sender: str = "north", run: str = "run-1", n
 
 
 def evaluation(loss: float, run: str = "run-1") -> RoundEvaluation:
-    return RoundEvaluation(
-        run=run, round=1, sender="north", model="0" * 64, rows=20, log_loss=loss, accuracy=None, auroc=None, brier=None
-    )
+    return RoundEvaluation(run=run, round=1, sender="north", model="0" * 64, rows=20, loss=loss)
 
 
 def test_what_was_posted_is_found_with_its_payload(exchange: Exchange) -> None:

@@ -13,22 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.aggregation.strategies import AggregationOptions
 from fedmed.data.cohort import read_cohort
 from fedmed.errors import MessageRefused
 from fedmed.evaluation.comparison import compare
-from fedmed.evaluation.curves import CalibrationBin, RocCurve
+from fedmed.evaluation.curves import CalibrationBin, Curves, RiskGroup, RocCurve
 from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.messages import (
     LARGEST_MESSAGE,
     Admission,
     AnyMessage,
+    Description,
     GlobalModel,
     Invitation,
     Message,
     Payload,
     Plan,
     RoundEvaluation,
+    ServerMemory,
     Statistics,
     TestReport,
     Update,
@@ -37,8 +38,9 @@ from fedmed.exchange.messages import (
 )
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions
+from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
-from fedmed.training.recalibration import PersonalOptions
+from fedmed.training.personal import PersonalOptions
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 FILE = Payload(sha256="a" * 64, size=5)
@@ -47,7 +49,7 @@ COMPARISON = compare(
     [0, 1] * 30,
     federated=[0.2, 0.8] * 30,
     own=None,
-    majority=0,
+    reference=0,
     resamples=100,
     generator=np.random.default_rng(1),
 )
@@ -74,8 +76,11 @@ MESSAGES: dict[str, Message] = {
         aggregation=AggregationOptions(),
         personal=PersonalOptions(),
         grid=FixedPoint(bits=32, limit=16.0, weight=552),
+        start="d" * 64,
     ),
     "model": GlobalModel(run="r", round=1, payload=FILE, participants=("north",)),
+    "memory": ServerMemory(run="r", round=1, recipient="coordinator", payload=FILE),
+    "description": Description(run="r", sender="north", rows=60, minimum_cell=11, payload=FILE),
     "admission": Admission(
         run="r",
         sender="north",
@@ -90,7 +95,7 @@ MESSAGES: dict[str, Message] = {
         run="r", round=1, sender="north", plan="b" * 64, base="c" * 64, weight=3, rows=3, loss=0.7, payload=FILE
     ),
     "evaluation": RoundEvaluation(
-        run="r", round=1, sender="north", model="c" * 64, rows=None, log_loss=None, accuracy=0.5, auroc=None, brier=0.2
+        run="r", round=1, sender="north", model="c" * 64, rows=None, loss=None, metrics={"accuracy": 0.5, "brier": 0.2}
     ),
     "report": TestReport(
         run="r",
@@ -99,8 +104,8 @@ MESSAGES: dict[str, Message] = {
         models={"federated": "c" * 64},
         measurements={"federated": {"auroc": Measurement(value=0.81)}},
         comparison=COMPARISON,
-        roc=None,
-        calibration=None,
+        curves=Curves(),
+        subgroups={"sex": {"0": {"auroc": Measurement(reason="suppressed")}}},
     ),
 }
 every_message = pytest.mark.parametrize("kind", MESSAGES)
@@ -228,7 +233,6 @@ parties = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}", fullmatch=True)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 payloads = st.builds(Payload, sha256=digests, size=st.integers(0, 2**40))
 losses = st.floats(0, 1e9)
-shares = st.none() | st.floats(0, 1)
 counts = st.none() | st.integers(1, 10**9)
 shared = {"run": parties, "round": st.integers(0, 10**6), "sender": parties, "recipient": parties}
 figures = st.builds(Measurement, value=st.floats(-1e6, 1e6)) | st.just(Measurement(reason="suppressed", low=0.65))
@@ -249,10 +253,8 @@ any_message = st.one_of(
         **shared,
         model=digests,
         rows=counts,
-        log_loss=st.none() | losses,
-        accuracy=shares,
-        auroc=shares,
-        brier=shares,
+        loss=st.none() | losses,
+        metrics=st.dictionaries(st.sampled_from(["accuracy", "c_index", "recall_2"]), st.floats(0, 1), max_size=3),
     ),
     st.builds(Statistics, **shared, payload=payloads),
     st.builds(GlobalModel, **shared, payload=payloads, participants=st.lists(parties, max_size=3).map(tuple)),
@@ -271,8 +273,13 @@ any_message = st.one_of(
         models=st.dictionaries(parties, digests, max_size=2),
         measurements=st.dictionaries(parties, tables, max_size=2),
         comparison=st.just(COMPARISON),
-        roc=st.none() | st.just(RocCurve(true_positive_rate=(0.0, 0.5, 1.0))),
-        calibration=st.none() | st.just((CalibrationBin(mean_prediction=0.2, observed_share=0.25, rows=40),)),
+        curves=st.builds(
+            Curves,
+            roc=st.none() | st.just(RocCurve(true_positive_rate=(0.0, 0.5, 1.0))),
+            calibration=st.none() | st.just((CalibrationBin(mean_prediction=0.2, observed_share=0.25, rows=40),)),
+            risk_groups=st.none() | st.just((RiskGroup(rows=30, times=(0.0, 1.0), survival=(1.0, 0.5)),)),
+        ),
+        subgroups=st.dictionaries(parties, st.dictionaries(parties, tables, max_size=2), max_size=2),
     ),
     st.builds(
         Invitation,

@@ -349,7 +349,7 @@ def test_nothing_in_the_model_folder_is_a_pickle(
     bundle = load(tracking, OPTIONS.model)
     row = example(bundle.description.cohort)
     served = mlflow.pyfunc.load_model(str(folder / "artifacts"))
-    assert served.predict(row)["probability"].tolist() == bundle.probabilities(row).tolist()
+    assert served.predict(row)["probability"].tolist() == bundle.predictions(row).tolist()
 
 
 def test_example_is_made_up_from_the_declaration(tracking: Path, release: Callable[..., Release]) -> None:
@@ -436,7 +436,7 @@ def test_served_champion_answers_as_the_bundle_does(tracking: Path, release: Cal
         said = server.communicate(timeout=30)[0].decode()
     import pandas as pd
 
-    expected = bundle.probabilities(pd.DataFrame([rows[0], {**row, "chol": np.nan}, {**row, "chol": np.nan}]))
+    expected = bundle.predictions(pd.DataFrame([rows[0], {**row, "chol": np.nan}, {**row, "chol": np.nan}]))
     told = [answers[place]["probability"] for place in (0, 1, 4)]
     assert told == expected.tolist()
     assert [answer["probability"] for answer in answers[2:4]] == [None, None]

@@ -51,7 +51,7 @@ def test_rows_inside_get_the_bundles_probability(bundle: ModelBundle) -> None:
     answers = predict(bundle, asked)
     assert list(answers.columns) == ["row", "probability", "predicted", "reason"]
     assert answers["row"].tolist() == [1, 2, 3]
-    assert answers["probability"].tolist() == bundle.probabilities(asked).tolist()
+    assert answers["probability"].tolist() == bundle.predictions(asked).tolist()
     assert answers["predicted"].tolist() == [int(p >= 0.5) for p in answers["probability"]]
     assert set(answers["reason"]) == {""}
 
@@ -83,12 +83,12 @@ def test_no_row_inside(bundle: ModelBundle) -> None:
 
 @pytest.mark.parametrize("missing", [0.0, None, np.nan])
 def test_missing_code_is_a_missing_value(bundle: ModelBundle, missing: float | None) -> None:
-    expected = bundle.probabilities(rows(1).assign(chol=np.nan))
+    expected = bundle.predictions(rows(1).assign(chol=np.nan))
     assert predict(bundle, rows(1).assign(chol=missing))["probability"].tolist() == expected.tolist()
 
 
 def test_column_that_is_imputed_may_be_left_out_and_others_are_ignored(bundle: ModelBundle) -> None:
-    expected = bundle.probabilities(rows(1).assign(chol=np.nan, thal=None))
+    expected = bundle.predictions(rows(1).assign(chol=np.nan, thal=None))
     asked = rows(1).drop(columns=["chol", "thal"]).assign(name="somebody")
     assert predict(bundle, asked)["probability"].tolist() == expected.tolist()
 
