@@ -45,7 +45,7 @@ class Pipeline:
             LineageError: if DVC cannot tell.
         """
         try:
-            return bool(self._repo.status(targets=[target]))
+            return bool(self._repo.status(targets=[self._address(target)]))
         except self._failure as problem:
             raise LineageError(f"DVC cannot tell whether {target} is up to date: {_first_line(problem)}") from None
 
@@ -56,9 +56,13 @@ class Pipeline:
             LineageError: if DVC cannot.
         """
         try:
-            self._repo.commit(target, force=True)
+            self._repo.commit(self._address(target), force=True)
         except self._failure as problem:
             raise LineageError(f"DVC could not record {target}: {_first_line(problem)}") from None
+
+    def _address(self, target: str) -> str:
+        """The target with its file: a bare name would be looked for in the folder that the command was called in."""
+        return f"{self.root / 'dvc.yaml'}:{target}"
 
 
 def initialise(root: Path, *, in_git: bool = True) -> None:
