@@ -21,7 +21,7 @@ from torch import Tensor
 from fedmed.aggregation.statistics import GRID, MOST_VALUES, plausible
 from fedmed.data.arrays import measurements
 from fedmed.data.cohort import DURATION, TARGET, Cohort
-from fedmed.privacy.tables import WITHHELD, told_bins, told_categories, told_cells
+from fedmed.privacy.tables import FEW, WITHHELD, told_bins, told_categories, told_cells
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout
 
@@ -294,7 +294,7 @@ class _Curves(NamedTuple):
                 for curve in (lower, middle, upper):
                     curve[end] += below
         # A missing value that counts as a mean may be any of these rows, and may be none.
-        doubtful = sum(part.minimum_cell - 1 for part in told if feature.may_miss and part.counts[-1] == WITHHELD)
+        doubtful = sum(part.minimum_cell - 1 for part in told if feature.may_miss and part.counts[-1] == FEW)
         return cls(np.array(feature.edges), lower, middle, upper, doubtful)
 
     def quantile(self, percent: int) -> Quantile:
@@ -373,26 +373,26 @@ def _number_counts(values: Array, feature: Feature, minimum_cell: int) -> tuple[
     place = np.clip(np.searchsorted(edges, present, side="right") - 1, 0, len(edges) - 2)
     bins = told_bins(np.bincount(place, minlength=len(edges) - 1).tolist(), minimum_cell)
     if feature.may_miss:
-        bins.append(missing if missing >= minimum_cell else WITHHELD)
+        bins.append(missing if missing >= minimum_cell else FEW)
     return bins, (count, total, squares)
 
 
 def _possible(feature: Feature, told: Told) -> bool:
     """Whether a table can have been made by the rules above."""
     counts, rows, minimum = told.counts, told.rows, told.minimum_cell
+    if feature.may_miss and counts[-1] == FEW:
+        counts = counts[:-1]  # the other counts then hold every row
     shown = counts[counts != WITHHELD]
     if rows > MOST_VALUES or (shown < minimum).any() or shown.sum() > rows:
         return False
+    withheld = len(counts) - len(shown)
     if feature.kind == "category":
-        few_missing = feature.may_miss and counts[-1] == WITHHELD
-        if len(counts) - len(shown) == few_missing:
-            return bool(shown.sum() == rows)
-        return len(counts) - len(shown) > 1 and bool(rows - shown.sum() >= minimum)
+        return bool(rows - shown.sum() >= minimum) if withheld > 1 else not withheld and bool(shown.sum() == rows)
     if not len(shown):
-        return feature.may_miss and told.sums[0] == 0
-    bins = counts[:-1] if feature.may_miss else counts
+        return feature.may_miss and len(counts) == feature.cells and told.sums[0] == 0
+    bins = counts[: len(feature.edges) - 1]
     values = bins[bins != WITHHELD].sum()
-    return bool(shown.sum() == rows and bins[-1] != WITHHELD and values == told.sums[0])
+    return bool(shown.sum() == rows and bins[-1] != WITHHELD and counts[-1] != WITHHELD and values == told.sums[0])
 
 
 def _rows(told: Sequence[Told]) -> int:
@@ -407,27 +407,27 @@ def _cell(feature: Feature, told: Sequence[Told], place: int) -> Between:
         if count == WITHHELD:
             at_most += _withheld(part)
         else:
-            doubtful = feature.may_miss and place == 0 and part.counts[-1] == WITHHELD
+            doubtful = feature.may_miss and place == 0 and part.counts[-1] == FEW
             at_least += max(count - part.minimum_cell + 1, 0) if doubtful else count
             at_most += count
     return Between.of(_rows(told), at_least, at_most)
 
 
 def _withheld(part: Told) -> int:
-    return part.rows - int(part.counts[part.counts != WITHHELD].sum())
+    return part.rows - int(part.counts[part.counts >= 0].sum())
 
 
 def _missing(feature: Feature, told: Sequence[Told]) -> Between:
     at_least = at_most = 0
     for part in told if feature.may_miss else ():
         count = int(part.counts[-1])
-        if count != WITHHELD:
+        if count == FEW:
+            at_most += part.minimum_cell - 1
+        elif count != WITHHELD:
             at_least += count
             at_most += count
         elif feature.kind == "category":
-            at_most += min(max(_withheld(part), part.minimum_cell - 1), part.rows)
-        elif part.sums[0] > 0:
-            at_most += part.minimum_cell - 1
+            at_most += _withheld(part)
         else:  # too few values to tell any
             at_least += max(part.rows - part.minimum_cell + 1, 0)
             at_most += part.rows

@@ -14,6 +14,8 @@ from fedmed.privacy.cells import checked_minimum
 
 WITHHELD = -1
 """Stands for a count that is not told; never 0."""
+FEW = -2
+"""Stands for a number of missing values under the minimum, none among them."""
 
 
 def told_cells(counts: Sequence[int], minimum: int) -> list[int]:
@@ -66,19 +68,21 @@ def told_categories(counts: Sequence[int], missing: int, minimum: int) -> list[i
         minimum: the fewest rows that a told cell may hold.
 
     Returns:
-        What :func:`told_cells` tells of all these. Fewer missing values than `minimum` are withheld, none among them,
-        and count as the first code: a small number there would hide other counts at most hospitals.
+        What :func:`told_cells` tells of all these. Fewer missing values than `minimum` are told as FEW, none among
+        them, and count as the first code: a small number there would hide other counts at most hospitals.
 
     Guarantees:
-        Those of :func:`told_cells`; and a table with few missing values gives what the same table gives with any
-        smaller number of them and as many more rows of the first code.
+        - Every told count is at least `minimum`.
+        - A withheld count of a table of at least `2 * minimum` rows has at least `minimum - 1` possible values.
+        - A table with few missing values gives what the same table gives with any smaller number of them and as many
+          more rows of the first code.
 
     >>> told_categories([248, 45], 10, 11), told_categories([248, 45], 40, 11)
-    ([258, 45, -1], [248, 45, 40])
+    ([258, 45, -2], [248, 45, 40])
     """
     _check([missing], minimum)
     if missing < minimum:
-        return [*told_cells([counts[0] + missing, *counts[1:]], minimum), WITHHELD]
+        return [*told_cells([counts[0] + missing, *counts[1:]], minimum), FEW]
     rest, *codes = told_cells([missing, *counts], minimum)
     return [*codes, rest]
 

@@ -35,8 +35,8 @@ def describe(home: SiteHome, invitation: Invitation) -> tuple[Description, bytes
         The message and its payload.
 
     Raises:
-        MessageRefused: if there are fewer training rows than the minimum cell, or this partition was described under
-            another one.
+        MessageRefused: if there are fewer training rows than twice the minimum cell, or this partition was described
+            under another one.
         VaultError: if the partition does not open.
 
     Guarantees:
@@ -45,8 +45,8 @@ def describe(home: SiteHome, invitation: Invitation) -> tuple[Description, bytes
     """
     session = open_session(home)
     rows, cell = session.tables["train"], invitation.minimum_cell
-    if len(rows) < cell:
-        raise MessageRefused(f"{home.name}: fewer training rows than the minimum cell; it may not tell how many")
+    if len(rows) < 2 * cell:
+        raise MessageRefused(f"{home.name}: fewer training rows than twice the minimum cell are not described")
     earlier = _earlier(home)
     if earlier is not None and earlier.fingerprint == session.manifest.fingerprint and earlier.minimum_cell != cell:
         raise MessageRefused(

@@ -160,23 +160,15 @@ def describe(console: Console, *, hospitals: bool) -> None:
     something was withheld, a figure has bounds. The whole description is written to coordinator/description.json.
     """
     from fedmed.coordinator.description import read_description
+    from fedmed.coordinator.runs import read_admissions
+    from flows.cli.description import description_text
     from flows.environment import prefect_environment
 
     workspace = console.open()
+    read_admissions(workspace)  # before a validation there is nobody to ask, so Prefect need not start
     with prefect_environment(workspace.root):
         from flows.description import describe_data
 
         describe_data(workspace=str(workspace.root))
-    from flows.tables import category_rows, number_rows
-
     description = read_description(workspace.description_file)
-    scopes = {f"{len(description.hospitals)} hospitals": description.overall}
-    scopes |= description.hospitals if hospitals else {}
-    text = []
-    for scope, part in scopes.items():
-        text.append(f"{scope}: {part.rows} training rows; counts under {part.minimum_cell} are withheld")
-        for rows in (category_rows(part, description.target), number_rows(part, description.target)):
-            text += ["", table(list(rows[0]), [list(row.values()) for row in rows])] if rows else []
-        text.append("")
-    text += [f"{site} was not described: {reason}" for site, reason in description.failed.items()]
-    console.result(description.model_dump(mode="json"), "\n".join(text).rstrip())
+    console.result(description.model_dump(mode="json"), description_text(description, hospitals=hospitals))
