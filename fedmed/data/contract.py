@@ -188,7 +188,7 @@ def examine(cohort: Cohort, rows: pd.DataFrame, home: Path) -> Verdict:
     named = expectations(cohort)
     suite = _suite(cohort.name, named)
     try:
-        result = _run(suite, rows)
+        result = _run(suite, _sealed(cohort, rows))
     except Exception as problem:  # noqa: BLE001  # whatever it is, its text and its frames may hold cells
         stopped = f"Great Expectations stopped with {type(problem).__name__}; expected a table with one header"
         raise ContractError(f"contract of {cohort.name}: {stopped}") from None
@@ -270,7 +270,8 @@ def _is_observed(cell: Any, place: int, channels: int) -> bool:
 
 def _share_outside(cells: pd.Series[Any], place: int, channels: int, low: float, high: float) -> float:
     """The share of a channel's observed steps, over all rows, that lie outside its range; 0 of none."""
-    values = [channel_of(cell, place, channels) for cell in cells if _is_series(cell, channels)]
+    opened = map(_opened, cells)
+    values = [channel_of(cell, place, channels) for cell in opened if _is_series(cell, channels)]
     joined = np.concatenate(values) if values else np.empty(0, dtype=np.float32)
     observed = int((~np.isnan(joined)).sum())
     return int(beyond(joined, low, high).sum()) / observed if observed else 0.0
@@ -278,6 +279,28 @@ def _share_outside(cells: pd.Series[Any], place: int, channels: int, low: float,
 
 def _is_series(cell: Any, channels: int) -> bool:
     return isinstance(cell, bytes) and len(cell) % (4 * channels) == 0
+
+
+class _Sealed:
+    """The cell of an image or a series as Great Expectations sees it: an object that cannot be shown or decoded."""
+
+    __slots__ = ("cell",)
+
+    def __init__(self, cell: Any) -> None:
+        self.cell = cell
+
+
+def _opened(cell: Any) -> Any:
+    return cell.cell if isinstance(cell, _Sealed) else cell
+
+
+def _sealed(cohort: Cohort, rows: pd.DataFrame) -> pd.DataFrame:
+    sealed = rows.copy(deep=False)
+    for position, name in enumerate(rows.columns):
+        if name in cohort.arrays():  # it may stand twice
+            cells = rows.iloc[:, position].astype(object)
+            sealed.isetitem(position, cells.map(_Sealed, na_action="ignore").astype(object))
+    return sealed
 
 
 @functools.cache
@@ -311,7 +334,7 @@ def _great_expectations() -> SimpleNamespace:
             @metrics.column_condition_partial(engine=PandasExecutionEngine)  # type: ignore[attr-defined]  # as above
             def _pandas(cls, column: pd.Series[Any], **given: Any) -> pd.Series[bool]:
                 chosen = {key: given[key] for key in parameters}
-                return column.map(lambda cell: holds(cell, **chosen)).astype(bool)
+                return column.map(lambda cell: holds(_opened(cell), **chosen)).astype(bool)
 
         metaclass: Any = type(ColumnMapExpectation)  # it registers the class under its name
         body = {

@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from fedmed.data.arrays import as_cell
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.contract import _suite, examine, expectations, rows_outside, suite_digest
 from fedmed.errors import ContractError, RecordsError
@@ -297,3 +299,196 @@ def test_rows_outside_are_named_by_position_and_column() -> None:
 def test_rows_without_a_declared_column_are_refused_before_they_are_judged() -> None:
     with pytest.raises(RecordsError, match="absent or twice: sex"):
         rows_outside(SMALL, one_row().drop(columns="sex"))
+
+
+def of_kind(**target: object) -> Cohort:
+    raw = SMALL.model_dump()
+    return Cohort.model_validate({**raw, "minimum": {"rows": 1, "per_class": 5}, "target": target})
+
+
+FOLLOW_UP = of_kind(
+    name="death", kind="survival", time="t", event="e", unit="days", horizon=365, longest=4000, prevalence=[0.05, 0.9]
+)
+STAGES = of_kind(name="stage", kind="multiclass", column="s", classes={"I": "early", "II": "", "III": "late"})
+
+
+def followed(n: int = 30, **columns: object) -> pd.DataFrame:
+    rows = pd.concat([one_row()] * n, ignore_index=True)
+    splits = [("train", "validation", "test")[i % 3] for i in range(n)]
+    return rows.assign(
+        patient=[f"p{i}" for i in range(n)],
+        split=splits,
+        target=[i % 2 for i in range(n)],
+        duration=[float(i + 1) for i in range(n)],
+    ).assign(**columns)  # type: ignore[arg-type]  # whatever a situation needs
+
+
+FOLLOW_UPS: dict[str, tuple[pd.DataFrame, set[str]]] = {
+    "is as declared": (followed(), set()),
+    "has the longest follow-up": (cell(followed(), "duration", 4000.0, 3), set()),
+    "has a longer one": (cell(followed(), "duration", 4000.5, 3), {"duration: range"}),
+    "has months told as days of 1970": (followed(duration=17e8), {"duration: range"}),
+    "has a follow-up of nothing": (cell(followed(), "duration", 0.0, 3), {"duration: range"}),
+    "has a negative follow-up": (cell(followed(), "duration", -3.0, 3), {"duration: range"}),
+    "has an infinite follow-up": (cell(followed(), "duration", float("inf"), 3), {"duration: range"}),
+    "has a missing follow-up": (cell(followed(), "duration", None, 3), {"duration: missing"}),
+    "has durations as text": (followed(duration="30"), {"duration: type", "duration: range"}),
+    "has no durations": (
+        followed().drop(columns="duration"),
+        {"table: columns", "duration: type", "duration: range", "duration: missing"},
+    ),
+    "has an event that is neither": (cell(followed(), "target", -1, 3), {"target: categories"}),
+    "has four events": (followed(target=[1] * 4 + [0] * 26), {"table: rows of class 1"}),
+    "has events only": (followed(target=1), {"target: prevalence"}),
+    "has an event more than is plausible": (followed(target=[1] * 28 + [0] * 2), {"target: prevalence"}),
+}
+
+
+@pytest.mark.parametrize("situation", FOLLOW_UPS)
+def test_a_follow_up_that(situation: str, tmp_path: Path) -> None:
+    rows, expected = FOLLOW_UPS[situation]
+    assert failed(rows, tmp_path, FOLLOW_UP) == expected
+
+
+def staged(*counts: int) -> pd.DataFrame:
+    stages = [number for number, count in enumerate(counts, start=-1) for _ in range(count)]
+    return followed(len(stages), target=stages).drop(columns="duration")
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ((0, 10, 10, 10), set()),
+        ((0, 20, 5, 5), set()),
+        ((0, 20, 6, 4), {"table: rows of class 2"}),
+        ((0, 30, 0, 0), {"table: rows of class 1", "table: rows of class 2"}),
+        ((1, 10, 10, 10), {"target: categories"}),
+        ((0, 10, 10, 10, 5), {"target: categories"}),
+    ],
+)
+def test_every_declared_class_has_its_minimum_and_there_is_no_other(
+    counts: tuple[int, ...], expected: set[str], tmp_path: Path
+) -> None:
+    assert failed(staged(*counts), tmp_path, STAGES) == expected
+
+
+XRAY = Cohort.model_validate({**SMALL.model_dump(), "columns": {"chest": {"type": "image", "shape": [2, 3]}}})
+STAY = Cohort.model_validate(
+    {
+        **SMALL.model_dump(),
+        "columns": {
+            "stay": {
+                "type": "series",
+                "steps": 2,
+                "step": 60,
+                "channels": {
+                    "HR": {"range": [1, 300], "missing_at_most": 0.5},
+                    "FiO2": {"range": [0.21, 1], "outside": "drop", "outside_at_most": 0.25},
+                },
+            },
+            "age": {"type": "integer", "range": [18, 100]},
+        },
+    }
+)
+PIXELS = b"\xfe" + CANARY.encode()[:5]
+
+
+def stay(*steps: tuple[float, float]) -> bytes:
+    return as_cell(np.array(steps), STAY.columns["stay"])
+
+
+def rows_of(column: str, cells: list[object]) -> pd.DataFrame:
+    columns = {column: pd.Series(cells, dtype=object), **({"age": 50.0} if column == "stay" else {})}
+    patients = [f"p{i}" for i in range(len(cells))]
+    splits = [("train", "validation", "test")[i % 3] for i in range(len(cells))]
+    return pd.DataFrame({"patient": patients, **columns}).assign(
+        target=[i % 2 for i in range(len(cells))], split=splits
+    )
+
+
+STEADY = stay((80, 0.21), (80, 0.5))
+IMAGES: dict[str, tuple[object, set[str]]] = {
+    "a good one": (PIXELS, set()),
+    "one of another size": (PIXELS + b"7", {"chest: type"}),
+    "text": (CANARY, {"chest: type"}),
+    "a list": ([CANARY], {"chest: type"}),
+    "a number": (float(CANARY), {"chest: type"}),
+    "none": (None, {"chest: missing"}),
+    "a missing number": (NAN, {"chest: missing"}),
+}
+SERIES: dict[str, tuple[object, set[str]]] = {
+    "a good one": (STEADY, set()),
+    "one at its limits": (stay((1, 0.21), (300, 1)), set()),
+    "one never observed": (stay((NAN, NAN), (NAN, NAN)), set()),
+    "one with a heart that stands still": (stay((80, 0.5), (0, NAN)), {"stay.HR: range"}),
+    "one with an infinite heart rate": (stay((80, 0.5), (INFINITE, NAN)), {"stay.HR: range"}),
+    "one with oxygen in percent": (stay((80, 50.0), (80, 60.0)), set()),
+    "one step too many": (STEADY + STEADY[:8], {"stay: type"}),
+    "half a number": (STEADY[:-2], {"stay: type"}),
+    "no bytes": (b"", {"stay: type"}),
+    "text": (CANARY, {"stay: type"}),
+    "none": (None, {"stay: missing"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "situation"), [*(("chest", name) for name in IMAGES), *(("stay", name) for name in SERIES)]
+)
+def test_among_good_images_and_series_there_is(column: str, situation: str, tmp_path: Path) -> None:
+    given, expected = (IMAGES if column == "chest" else SERIES)[situation]
+    cohort, good = (XRAY, PIXELS) if column == "chest" else (STAY, STEADY)
+    rows = rows_of(column, [good, good, good, good, given, good])
+    assert failed(rows, tmp_path, cohort) == expected
+    # The row check at prediction names the same rows; shares over rows are the contract's alone.
+    assert rows_outside(cohort, rows) == ({4: (column,)} if expected else {})
+
+
+def test_a_share_of_steps_outside_is_admitted_up_to_its_bound_and_told_as_a_share(tmp_path: Path) -> None:
+    wrong, empty = stay((80, 50.0), (80, 0.5)), stay((80, NAN), (80, NAN))
+    # of eight observed steps two, then of six two: a step without observation does not count
+    assert failed(rows_of("stay", [wrong, wrong, STEADY, STEADY]), tmp_path, STAY) == set()
+    page = (tmp_path / "data_docs" / "index.html").read_text(encoding="utf-8")
+    assert "at most 25 % of the observed steps not from 0.21 to 1" in page
+    assert "25 % of the observed steps" in page
+    assert failed(rows_of("stay", [wrong, wrong, STEADY, empty]), tmp_path, STAY) == {"stay.FiO2: outside"}
+    assert failed(rows_of("stay", [empty] * 4), tmp_path, STAY) == set()
+
+
+def test_a_channel_that_is_never_observed_in_most_rows_is_named(tmp_path: Path) -> None:
+    silent = stay((NAN, 0.5), (NAN, 0.5))
+    assert failed(rows_of("stay", [silent, silent, STEADY, STEADY]), tmp_path, STAY) == set()
+    assert failed(rows_of("stay", [silent, silent, silent, STEADY]), tmp_path, STAY) == {"stay.HR: missing"}
+
+
+def test_no_pixel_and_no_measurement_is_written_anywhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    telling = stay((98765.4321, 98765.4321), (80, NAN))
+    for cohort, column, cells in ((XRAY, "chest", [PIXELS, PIXELS + b"7", [PIXELS]]), (STAY, "stay", [telling] * 3)):
+        for rows in (rows_of(column, cells), pd.concat([rows_of(column, cells)] * 2, axis=1)):
+            assert failed(rows, tmp_path, cohort)
+            assert_absent(tmp_path)
+            for file in tmp_path.rglob("*.*"):
+                raw = file.read_bytes() if file.is_file() else b""
+                assert PIXELS not in raw
+                assert telling not in raw
+                for trace in ("47c0e6b7", "b7e6c047", "fe393837", r"\xfe", "/jk4"):  # hexadecimal, repr and base64
+                    assert trace not in raw.decode().lower()
+    assert "98765" not in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_four_thousand_series_are_examined_in_seconds(tmp_path: Path) -> None:
+    raw = STAY.model_dump()
+    raw["columns"]["stay"] = {
+        "type": "series",
+        "steps": 48,
+        "step": 60,
+        "channels": {f"c{i}": {"range": [0, 1], "outside": "drop"} for i in range(37)},
+    }
+    cohort = Cohort.model_validate(raw)
+    chance = np.random.default_rng(0).random((4000, 48, 37), dtype=np.float32)
+    rows = rows_of("stay", [grid.tobytes() for grid in chance])
+    started = time.perf_counter()
+    assert failed(rows, tmp_path, cohort) == set()
+    assert time.perf_counter() - started < 20
