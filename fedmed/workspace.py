@@ -3,6 +3,7 @@
 params.yaml  dvc.yaml  prefect.yaml  prefect.toml  cohorts/
 sites/<site>/        all that a hospital owns; only :mod:`fedmed.site` reads it
 coordinator/         all that the coordinator knows; the exchange lies in it
+comparison/<name>/   a comparison of strategies, each tried in a small workspace on the same hospitals
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Workspace:
         sites = self.settings().federation.sites
         if site not in sites:
             raise WorkspaceError(f"site {site!r}: params.yaml (federation.sites) knows {', '.join(sites)}")
-        return self.root / "sites" / site
+        # What a comparison tries stands in folders of its own, whose `sites` is a link to these.
+        return (self.root / "sites").resolve() / site
 
     def exchange(self) -> Exchange:
         """Where coordinator and hospitals meet."""
@@ -127,6 +129,11 @@ class Workspace:
     def registered_file(self) -> Path:
         """What the registry answered."""
         return self.coordinator / "registered.json"
+
+    @property
+    def comparisons(self) -> Path:
+        """One folder a comparison of strategies."""
+        return self.root / "comparison"
 
     @property
     def tracking(self) -> Path:

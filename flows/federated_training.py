@@ -6,6 +6,7 @@ partition → validate every site → for each round: invite, train at each site
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -19,6 +20,7 @@ from fedmed.coordinator.rounds import invite, rounds_of, stalled
 from fedmed.coordinator.runs import begin_run, finish_run, forget_reports, keep_admissions, read_admissions
 from fedmed.coordinator.start import start_of
 from fedmed.errors import SettingsError
+from fedmed.lineage import STAGES
 from fedmed.workspace import Workspace
 from flows.asking import SITES, ask
 from flows.pages import show_admissions, show_progress, show_registered, show_rounds, show_tests
@@ -58,10 +60,12 @@ def federated_training(workspace: str = ".", stages: list[str] | None = None, fo
         return {"stages": run_stages(place, stages, force=force)}
 
 
-def run_stages(place: Workspace, stages: list[str] | None, *, force: bool) -> list[str]:
-    """Run what is due, in order, and say what ran."""
+def run_stages(
+    place: Workspace, stages: list[str] | None, *, force: bool, among: Sequence[str] = STAGES
+) -> list[str]:
+    """Run what is due `among` some stages, in order, and say what ran."""
     ran = []
-    for due in due_stages(place, stages, force=force):
+    for due in due_stages(place, stages, force=force, among=among):
         place.journal().add("stage", stage=due.stage)
         if due.stage == "partition":
             partition_every_site(place, due.sites)
@@ -149,7 +153,13 @@ def test_at_every_site(place: Workspace) -> None:
     if settings.evaluation.pooled:
         models["pooled"] = coordinator.pool(place.root, history.run, history.chosen)
     invitations = invite(
-        plan, history.chosen, "test", models, settings.privacy.minimum_cell, settings.evaluation.resamples
+        plan,
+        history.chosen,
+        "test",
+        models,
+        settings.privacy.minimum_cell,
+        settings.evaluation.resamples,
+        own=settings.evaluation.own,
     )
     forget_reports(place, history.run)
     tested = ask(place, invitations, settings.federation.quorum)

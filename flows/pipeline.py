@@ -22,13 +22,16 @@ def anything_due(workspace: Workspace) -> bool:
     return any(pipeline.is_due(target) for stage in STAGES for target in pipeline.targets(stage))
 
 
-def due_stages(workspace: Workspace, targets: Sequence[str] | None, *, force: bool) -> Iterator[Due]:
+def due_stages(
+    workspace: Workspace, targets: Sequence[str] | None, *, force: bool, among: Sequence[str] = STAGES
+) -> Iterator[Due]:
     """The stages to run, in order.
 
     Args:
         workspace: where.
         targets: what to run, such as `["train"]` or `["partition@va"]` (how `dvc repro` calls); None to ask DVC.
         force: with no targets, run everything whether it is due or not.
+        among: with no targets, the stages that are asked about.
 
     Yields:
         Each stage when its turn has come. With no targets it is recorded in `dvc.lock` once the next one is asked for:
@@ -41,7 +44,7 @@ def due_stages(workspace: Workspace, targets: Sequence[str] | None, *, force: bo
                 yield Due(stage, sites)
         return
     pipeline = Pipeline(workspace.root)
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if stage in among):
         due = [target for target in pipeline.targets(stage) if force or pipeline.is_due(target)]
         if not due:
             workspace.journal().add("up to date", stage=stage)

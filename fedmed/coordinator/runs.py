@@ -48,6 +48,11 @@ def finish_run(workspace: Workspace, run: str) -> None:
     write_atomically(_mark(workspace, run), b"")
 
 
+def is_finished(workspace: Workspace, run: str) -> bool:
+    """Whether a run of this name was trained to its end."""
+    return _mark(workspace, run).exists()
+
+
 def forget_reports(workspace: Workspace, run: str) -> None:
     """Drop earlier tests of a run: a test is asked for again only because something in it has changed."""
     for topic in ("invite-test", "report"):

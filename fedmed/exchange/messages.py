@@ -70,7 +70,10 @@ class Message(Record):
 
 
 class Invitation(Message):
-    """Coordinator to site: what to do, on which partition and model, under which plan."""
+    """Coordinator to site: what to do, on which partition and model, under which plan.
+
+    `own` is for a test: whether the hospital also trains what it could do alone.
+    """
 
     kind: Literal["invitation"] = "invitation"
     sender: Party = COORDINATOR
@@ -80,6 +83,7 @@ class Invitation(Message):
     plan: Digest | None = None
     models: dict[str, Payload] = {}
     resamples: int = Field(0, ge=0)
+    own: bool = True
 
     @property
     def topic(self) -> str:

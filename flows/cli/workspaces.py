@@ -14,7 +14,7 @@ HOME_IGNORED = """\
 !/records/
 """
 RECORDS_IGNORED = "*\n!.gitignore\n"
-WORKSPACE_IGNORED = "/coordinator/\n/.prefect/\n"
+WORKSPACE_IGNORED = "/coordinator/\n/comparison/\n/.prefect/\n"
 WHOLLY_IGNORED = "# `fedmed run --cohort` made this workspace; none of it belongs in the git repository around it.\n*\n"
 
 
