@@ -98,7 +98,8 @@ def to_bytes(weights: Weights) -> bytes:
     """
     from safetensors.torch import save
 
-    return save({name: weights[name].detach().contiguous() for name in sorted(weights)})
+    # Cloned: safetensors refuses tensors that share memory.
+    return save({name: weights[name].detach().clone().contiguous() for name in sorted(weights)})
 
 
 def from_bytes(data: bytes, expected: Mapping[str, Layout]) -> dict[str, Tensor]:

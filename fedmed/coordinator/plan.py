@@ -25,6 +25,7 @@ from fedmed.exchange.messages import (
 )
 from fedmed.models.bundle import ModelBundle
 from fedmed.models.encoding import scaled_inputs
+from fedmed.models.imported import source_digest
 from fedmed.models.networks import initial_weights, network_for
 from fedmed.models.parts import parts_of
 from fedmed.seeds import torch_generator
@@ -44,7 +45,8 @@ def run_id(settings: Settings, cohort: Cohort, admissions: Admissions, start: Mo
     parameters = settings.model_dump(include={"split", "privacy", "model", "training", "aggregation", "personal"})
     partitions = {site: admissions.sites[site].fingerprint for site in admissions.admitted}
     begin = start.description.weights if start else ""
-    return digest_of(parameters, partitions, cohort.digest, code_digest(), begin)[:12]
+    own_code = source_digest(settings.model.name) if settings.model.imported else ""
+    return digest_of(parameters, partitions, cohort.digest, code_digest(), own_code, begin)[:12]
 
 
 def invite_to_statistics(run: str, admissions: Admissions, settings: Settings) -> list[Invitation]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,8 @@ from fedmed.data.partition import PartitionReceipt, write_partition
 from fedmed.data.reading import read_embedded, read_records
 from fedmed.data.split import SplitOptions
 from fedmed.data.vault import Vault
-from fedmed.errors import RecordsError, SettingsError
+from fedmed.errors import MessageRefused, RecordsError, SettingsError
+from fedmed.models.networks import ModelOptions
 from fedmed.privacy.cells import LOWEST_MINIMUM
 from fedmed.typed_yaml import Record
 
@@ -24,6 +26,9 @@ from fedmed.typed_yaml import Record
 class SiteOptions(Record):
     """What a hospital decides for itself, in `site.yaml` of its folder."""
 
+    networks: tuple[str, ...] = Field(
+        ("*",), description="import paths, or patterns of them, of networks not FedMed's own that may be built here"
+    )
     minimum_cell: int = Field(LOWEST_MINIMUM, ge=LOWEST_MINIMUM, description="no smaller count leaves, whoever asks")
 
 
@@ -71,6 +76,18 @@ class SiteHome:
         """
         path = self.path / "site.yaml"
         return typed_yaml.read(path, SiteOptions, SettingsError, "site options") if path.exists() else SiteOptions()
+
+    def admit_network(self, options: ModelOptions) -> None:
+        """Refuse a network that is not FedMed's own and that the hospital does not admit; before it is imported.
+
+        Raises:
+            MessageRefused: naming the network and where the hospital admits it.
+        """
+        if options.imported and not any(fnmatchcase(options.name, allowed) for allowed in self.options().networks):
+            raise MessageRefused(
+                f"{self.name}: does not admit the network {options.name}; it would with `networks: [{options.name}]` in"
+                f" {self.path / 'site.yaml'}"
+            )
 
     def vault(self, *, create_key: bool = False) -> Vault:
         """The vault under the hospital's key.

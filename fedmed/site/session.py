@@ -98,6 +98,7 @@ class SiteSession:
                     raise MessageRefused(f"{self.home.name}: the plan is for another declaration of {plan.cohort.name}")
                 if self.home.name not in plan.participants:
                     raise MessageRefused(f"{self.home.name}: the plan does not name this hospital")
+                self.home.admit_network(plan.network)
                 network, strategy = network_for(plan.cohort, plan.network), STRATEGIES[plan.aggregation.strategy]
                 parts = parts_of(
                     network,
