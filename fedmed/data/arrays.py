@@ -32,7 +32,7 @@ def as_bytes(cell: Any) -> Any:
     """A cell as bytes; base64 text, in which a CSV file or JSON holds bytes, is decoded. Anything else stays."""
     if isinstance(cell, str):
         try:
-            return base64.b64decode(cell, validate=True)
+            return base64.b64decode("".join(cell.split()), validate=True)  # some write it in lines
         except (binascii.Error, ValueError):
             return cell
     return bytes(cell) if isinstance(cell, bytearray | memoryview) else cell

@@ -86,8 +86,8 @@ def _signature(cohort: Cohort, network: ModelOptions) -> ModelSignature:
 
     def spec(name: str) -> ColSpec:
         column = cohort.columns[name]
-        kind = DataType.string if column.type == "category" else DataType.double
-        return ColSpec(kind, name, required=column.missing == "refuse")
+        kinds = {"category": DataType.string, "image": DataType.binary, "series": DataType.binary}
+        return ColSpec(kinds.get(column.type, DataType.double), name, required=column.missing == "refuse")
 
     answers = [ColSpec(DataType.double, name, required=False) for name in answer_columns(cohort.target, network)]
     outputs = Schema([*answers, ColSpec(DataType.string, "reason")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from fedmed.data.arrays import as_bytes, as_cell
 from fedmed.data.cohort import Cohort, Column, Target
 from fedmed.data.contract import rows_outside
 from fedmed.data.reading import MISSING, as_code
@@ -13,6 +14,8 @@ from fedmed.evaluation.metrics import THRESHOLD
 from fedmed.models.bundle import ModelBundle
 from fedmed.models.networks import ModelOptions
 from fedmed.training.personal import Personal
+
+GREY = 128
 
 
 def answer_columns(target: Target, network: ModelOptions) -> list[str]:
@@ -35,8 +38,8 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None
     Args:
         bundle: the model.
         rows: at least the columns that may not be missing; one that the model imputes may be left out, and others are
-            not looked at. Numbers as numbers, categories as their declared codes; a declared missing code, NaN or None
-            stands for a missing value.
+            not looked at. Numbers as numbers, categories as their declared codes, images and series as bytes or as
+            base64 text; a declared missing code, NaN or None stands for a missing value.
         own: the hospital's own part of the model, where there is one.
 
     Returns:
@@ -105,10 +108,16 @@ def as_declared(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
 
 
 def example(cohort: Cohort) -> pd.DataFrame:
-    """One made-up row: the middle of each range, whole where the column is, and the first category of each column."""
-    row: dict[str, float | str] = {}
+    """One made-up row: the middle of each range, whole where the column is, and the first category of each column.
+
+    An image is of one grey; a series stands still at the middle of each channel's range.
+    """
+    row: dict[str, float | str | bytes] = {}
     for name, column in cohort.columns.items():
-        if column.range is None:
+        if column.cell_size:
+            middles = [sum(channel.range) / 2 for channel in (column.channels or {}).values()]
+            row[name] = as_cell(np.broadcast_to(np.array(middles or GREY), column.array_shape), column)
+        elif column.range is None:
             row[name] = next(iter(column.categories or {}))
         else:
             middle = sum(column.range) / 2
@@ -117,6 +126,11 @@ def example(cohort: Cohort) -> pd.DataFrame:
 
 
 def _missing_marked(values: pd.Series, column: Column) -> pd.Series:
+    if column.cell_size:
+        cells = [as_bytes(cell) for cell in values]
+        return pd.Series(
+            [None if cell == b"" or pd.api.types.is_float(cell) else cell for cell in cells], dtype="object"
+        )
     if column.categories is None:
         codes: list[object] = [float(code) for code in column.missing_codes if isinstance(code, float | int)]
     else:

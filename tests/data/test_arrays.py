@@ -55,6 +55,7 @@ def test_limits_are_compared_as_the_values_are_held(value: float, wrong: bool) -
 
 def test_base64_text_is_bytes_and_other_text_stays_what_it_is() -> None:
     assert as_bytes(base64.b64encode(b"\0\xff7").decode()) == b"\0\xff7"
+    assert as_bytes(base64.encodebytes(bytes(100)).decode()) == bytes(100)
     assert as_bytes(bytearray(b"ab")) == as_bytes(memoryview(b"ab")) == b"ab"
     for other in ("no base64!", 7, None, [1]):
         assert as_bytes(other) is other

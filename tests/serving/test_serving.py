@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from fedmed.data.cohort import read_cohort
+from fedmed.data.arrays import as_cell
+from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.reading import read_rows
 from fedmed.errors import RecordsError
 from fedmed.models.bundle import ModelBundle, ModelDescription
-from fedmed.models.encoding import InputStatistics
+from fedmed.models.encoding import InputStatistics, scale_range, scaled_inputs
 from fedmed.models.networks import ModelOptions, network_for
 from fedmed.serving.prediction import as_declared, example, predict
 from fedmed.weights import sha256, to_bytes
@@ -115,3 +118,86 @@ def test_file_and_frame_are_answered_alike(bundle: ModelBundle, tmp_path: Path) 
 def test_example_is_inside_the_contract_for_every_column(bundle: ModelBundle) -> None:
     assert predict(bundle, example(COHORT))["reason"].tolist() == [""]
     assert list(as_declared(example(COHORT), COHORT).columns) == list(COHORT.columns)
+
+
+ILL = {"name": "ill", "column": "label", "positive": "== 1"}
+XRAY = Cohort.model_validate(
+    {"name": "xray", "target": ILL, "columns": {"chest": {"type": "image", "shape": [2, 3]}}},
+)
+STAY = Cohort.model_validate(
+    {
+        "name": "stay",
+        "target": ILL,
+        "columns": {
+            "stay": {
+                "type": "series",
+                "steps": 2,
+                "step": 60,
+                "channels": {"HR": {"range": [1, 300]}, "FiO2": {"range": [0.21, 1], "outside": "drop"}},
+            },
+            "age": {"type": "integer", "range": [0, 100], "missing": "impute"},
+        },
+    }
+)
+
+
+def bundle_of(cohort: Cohort) -> ModelBundle:
+    names = scaled_inputs(cohort)
+    statistics = InputStatistics(
+        mean={name: sum(scale_range(cohort, name)) / 2 for name in names}, deviation=dict.fromkeys(names, 1.0)
+    )
+    generator = torch.Generator().manual_seed(1)
+    network = network_for(cohort, ModelOptions())
+    weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in network.named_parameters()}
+    description = ModelDescription(
+        cohort=cohort,
+        network=ModelOptions(),
+        statistics=statistics,
+        run="r",
+        round=1,
+        weights=sha256(to_bytes(weights)),
+    )
+    return ModelBundle(description, weights)
+
+
+def a_stay(*steps: tuple[float, float]) -> bytes:
+    return as_cell(np.array(steps), STAY.columns["stay"])
+
+
+GOOD = a_stay((80, 0.5), (90, 21))
+ARRAYS: dict[str, tuple[Cohort, Any, bool]] = {
+    "an image": (XRAY, b"abcdef", True),
+    "an image as base64": (XRAY, base64.b64encode(b"abcdef").decode(), True),
+    "an image of another size": (XRAY, b"abcde", False),
+    "an image as numbers": (XRAY, [1, 2, 3, 4, 5, 6], False),
+    "no image": (XRAY, None, False),
+    "an image that is not a number": (XRAY, np.nan, False),
+    "an empty image": (XRAY, "", False),
+    "text": (XRAY, "no image!", False),
+    "a stay": (STAY, GOOD, True),
+    "a stay as base64 in lines": (STAY, base64.encodebytes(GOOD).decode(), True),
+    "a stay without a heartbeat": (STAY, a_stay((0, 0.5), (80, 0.5)), False),
+    "half a stay": (STAY, GOOD[:8], False),
+}
+
+
+@pytest.mark.parametrize("situation", ARRAYS)
+def test_a_model_of_images_or_series_is_asked_about(situation: str) -> None:
+    cohort, given, inside = ARRAYS[situation]
+    (column,) = cohort.arrays()
+    asked = pd.DataFrame({column: pd.Series([given], dtype=object)})
+    answers = predict(bundle_of(cohort), asked)
+    assert answers["probability"].notna().tolist() == [inside]
+    assert answers["reason"].tolist() == ["" if inside else f"outside the contract: {column}"]
+
+
+def test_an_answer_is_the_same_in_bytes_and_in_base64() -> None:
+    for cohort, cell in ((XRAY, b"abcdef"), (STAY, GOOD)):
+        bundle, (column,) = bundle_of(cohort), cohort.arrays()
+        plain, coded = (pd.DataFrame({column: [each]}) for each in (cell, base64.b64encode(cell).decode()))
+        assert predict(bundle, plain).equals(predict(bundle, coded))
+
+
+@pytest.mark.parametrize("cohort", [XRAY, STAY], ids=["image", "series"])
+def test_the_example_of_images_and_series_is_inside_the_contract(cohort: Cohort) -> None:
+    assert predict(bundle_of(cohort), example(cohort))["reason"].tolist() == [""]
