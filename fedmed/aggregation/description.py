@@ -232,8 +232,9 @@ def summarise(feature: Feature, told: Sequence[Told]) -> Summary:
         told: what each hospital told of it.
 
     Guarantees:
-        - The true counts and quantiles of all hospitals' rows together lie within the bounds; a quantile is the least
-          value that the share of the rows does not exceed (the inverse of the distribution function).
+        - The true counts of all hospitals' rows together lie within the bounds. So do the true quantiles of the rows of
+          those hospitals that have enough values to tell any; a quantile is the least value with that share of the rows
+          at it or below (the inverse of the distribution function).
         - Where no bin was merged and no missing value withheld, the bounds of a quantile are one bin apart; the value
           is interpolated linearly inside the bin.
     """
