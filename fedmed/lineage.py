@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,8 @@ class Pipeline:
             LineageError: if DVC cannot tell.
         """
         try:
-            return bool(self._repo.status(targets=[self._address(target)]))
+            with self._at_home():
+                return bool(self._repo.status(targets=[target]))
         except self._failure as problem:
             raise LineageError(f"DVC cannot tell whether {target} is up to date: {_first_line(problem)}") from None
 
@@ -56,13 +59,17 @@ class Pipeline:
             LineageError: if DVC cannot.
         """
         try:
-            self._repo.commit(self._address(target), force=True)
+            with self._at_home():
+                self._repo.commit(target, force=True)
         except self._failure as problem:
             raise LineageError(f"DVC could not record {target}: {_first_line(problem)}") from None
 
-    def _address(self, target: str) -> str:
-        """The target with its file: a bare name would be looked for in the folder that the command was called in."""
-        return f"{self.root / 'dvc.yaml'}:{target}"
+    def _at_home(self) -> AbstractContextManager[None]:
+        """In the workspace's folder: DVC looks for stages, and for the files of its cache, in the working directory.
+
+        Stages are asked about and recorded between one another, while no task of a flow is at work.
+        """
+        return contextlib.chdir(self.root)
 
 
 def initialise(root: Path, *, in_git: bool = True) -> None:

@@ -88,8 +88,8 @@ def _replacement(text: str, old: yaml.Node, value: Any) -> _Edit:
     blanks = len(rest) - len(rest.lstrip(" "))
     if not rest[blanks:].startswith("#"):
         return _Edit(start, end, _flow(value))
-    new = _flow(value).ljust(end - start + blanks - 1) + " "
-    return _Edit(start, end + blanks, new)
+    room = _column(text, end + blanks) - _column(text, start) - 1
+    return _Edit(start, end + blanks, _flow(value).ljust(room) + " ")
 
 
 def _entry(name: str, value: Any, indent: str) -> str:
@@ -110,6 +110,10 @@ def _last(node: yaml.Node) -> int:
     if isinstance(node, yaml.SequenceNode) and not node.flow_style and node.value:
         return _last(node.value[-1])
     return int(node.end_mark.index)
+
+
+def _column(text: str, position: int) -> int:
+    return position - (text.rfind("\n", 0, position) + 1)
 
 
 def _line_end(text: str, position: int) -> int:
