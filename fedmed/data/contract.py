@@ -299,7 +299,7 @@ def _sealed(cohort: Cohort, rows: pd.DataFrame) -> pd.DataFrame:
     for position, name in enumerate(rows.columns):
         if name in cohort.arrays():  # it may stand twice
             cells = rows.iloc[:, position].astype(object)
-            sealed.isetitem(position, cells.map(_Sealed, na_action="ignore").astype(object))
+            sealed.isetitem(position, cells.map(_Sealed, na_action="ignore").to_numpy(dtype=object))
     return sealed
 
 
