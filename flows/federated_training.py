@@ -60,9 +60,7 @@ def federated_training(workspace: str = ".", stages: list[str] | None = None, fo
         return {"stages": run_stages(place, stages, force=force)}
 
 
-def run_stages(
-    place: Workspace, stages: list[str] | None, *, force: bool, among: Sequence[str] = STAGES
-) -> list[str]:
+def run_stages(place: Workspace, stages: list[str] | None, *, force: bool, among: Sequence[str] = STAGES) -> list[str]:
     """Run what is due `among` some stages, in order, and say what ran."""
     ran = []
     for due in due_stages(place, stages, force=force, among=among):

@@ -17,6 +17,7 @@ from prefect.artifacts import (
 )
 
 from fedmed.coordinator.admission import Admissions
+from fedmed.coordinator.compared import Compared, in_markdown
 from fedmed.coordinator.description import FederatedDescription
 from fedmed.coordinator.evaluation import read_evaluation
 from fedmed.coordinator.history import History
@@ -138,6 +139,17 @@ def show_registered(answer: dict[str, Any]) -> None:
     page = f"{mlflow_pages()}/#/experiments/{answer['experiment_id']}/runs/{answer['mlflow_run_id']}"
     text = f"{answer['model']} version {answer['version']} in MLflow"
     create_link_artifact(key="mlflow-run", link=page, link_text=text, description=answer["reason"])
+
+
+def show_comparison(compared: Compared, registered: dict[str, Any]) -> None:
+    """The tables of a comparison of strategies, and a link to its run in MLflow."""
+    create_markdown_artifact(
+        key="comparison", markdown=in_markdown(compared), description=f"Comparison {compared.name}"
+    )
+    page = f"{mlflow_pages()}/#/experiments/{registered['experiment_id']}/runs/{registered['mlflow_run_id']}"
+    create_link_artifact(
+        key="comparison-in-mlflow", link=page, link_text=f"compare {compared.name} in MLflow", description="Its runs"
+    )
 
 
 def _told(count: int | None) -> int | str:

@@ -32,6 +32,7 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "kaplan_meier": (GREY, "v", "Kaplan-Meier"),
 }
 RISK_COLOURS = (BLUE, ORANGE, INK)
+STRATEGY_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
 TITLES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
@@ -237,6 +238,96 @@ def comparison(path: Path, evaluation: Mapping[str, Mapping[str, Mapping[str, An
                 _bar(axes, place, _measurement(of_models.get(name, {}).get(metric)), colour, marker)
 
 
+def losses_of_strategies(path: Path, losses: Mapping[str, Sequence[Sequence[float | None]]]) -> None:
+    """The validation loss by round of several strategies: the mean over seeds, and every seed in a thin line.
+
+    Args:
+        path: the PNG to write.
+        losses: strategy → of each seed the loss of every round, None where none is told. Losses far above the first
+            round's, of a strategy that diverges, are cut off at the upper edge.
+    """
+    known = [loss for runs in losses.values() for run in runs for loss in run if loss is not None]
+    first = [run[0] for runs in losses.values() for run in runs if run and run[0] is not None]
+    with _grid(path, 1, "Loss on the validation rows, by round", height=3.8, width=7.2) as (axes,):
+        for place, (strategy, runs) in enumerate(losses.items()):
+            colour, style, _ = _look(place)
+            for run in runs if len(runs) > 1 else ():
+                axes.plot(*_points(list(enumerate(run, 1))), color=colour, linewidth=0.6, alpha=0.35)
+            told = [[run[place] for run in runs if len(run) > place] for place in range(max(map(len, runs), default=0))]
+            mean = [_mean(of) if len(of) == len(runs) else None for of in told]
+            steps, values = _points(list(enumerate(mean, 1)))
+            dot = {"marker": "o", "markersize": 4} if len(steps) == 1 else {}
+            axes.plot(steps, values, color=colour, linestyle=style, linewidth=1.7, label=strategy, **dot)
+        if known and first:
+            low, high = min(known), min(max(known), 1.25 * max(first))
+            axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
+        axes.set_xlabel("round; a thin line is one seed")
+        axes.set_ylabel("loss")
+        axes.figure.legend(loc="outside right upper", frameon=False)
+
+
+def metrics_against_bytes(
+    path: Path,
+    metrics: Mapping[str, Mapping[str, tuple[int, float, float | None, float | None]]],
+    seeds: int,
+) -> None:
+    """What strategies reach against what they move: a panel a metric.
+
+    Args:
+        path: the PNG to write.
+        metrics: metric → strategy → bytes of the whole run, mean over seeds, and the ends of its interval, if any.
+        seeds: how many there are.
+    """
+    strategies = list(dict.fromkeys(name for points in metrics.values() for name in points))
+    interval = f"95 % intervals over {seeds} seeds" if seeds > 1 else "one seed"
+    with _grid(path, len(metrics), f"Test figures against bytes moved, {interval}", height=3.2, width=3.1) as panels:
+        for axes, (metric, points) in zip(panels, metrics.items(), strict=True):
+            axes.set_title(f"{TITLES.get(metric, in_words(metric))}{' ↓' if metric in LOWER_IS_BETTER else ' ↑'}")
+            axes.set_xscale("log")
+            for strategy, at in _apart({name: size for name, (size, *_) in points.items()}).items():
+                _, mean, low, high = points[strategy]
+                colour, _, marker = _look(strategies.index(strategy))
+                if low is not None and high is not None:
+                    axes.plot((at, at), (low, high), color=colour, linewidth=1.5, alpha=0.55)
+                axes.plot(at, mean, marker=marker, linestyle="", color=colour, markersize=6, label=strategy)
+            axes.set_xlabel("bytes, down and up")
+        handles = {
+            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        panels[0].figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+
+
+def _apart(sizes: Mapping[str, int]) -> dict[str, float]:
+    """Places on a logarithmic axis: those that are equal to 1 % stand side by side, 4 % from one to the next.
+
+    >>> _apart({"a": 100, "b": 100, "c": 500}) == {"a": 98.0, "b": 102.0, "c": 500.0}
+    True
+    """
+    groups: dict[float, list[str]] = {}
+    for name, size in sizes.items():
+        near = next((place for place in groups if math.isclose(place, size, rel_tol=0.01)), float(size))
+        groups.setdefault(near, []).append(name)
+    return {
+        name: at * (1 + 0.04 * (place - (len(names) - 1) / 2))
+        for at, names in groups.items()
+        for place, name in enumerate(names)
+    }
+
+
+def _look(place: int) -> tuple[str, str, str]:
+    """Colour, line and marker of the strategy at a place: no two of twenty are alike."""
+    return (
+        STRATEGY_COLOURS[place % len(STRATEGY_COLOURS)],
+        ("-", "--", ":")[place // len(STRATEGY_COLOURS) % 3],
+        "osDv^P*X"[place % 8],
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    told = [value for value in values if value is not None]
+    return math.fsum(told) / len(told) if told and len(told) == len(values) else None
+
+
 def _bar(axes: Axes, place: int, measured: Measurement, colour: str, marker: str) -> None:
     if measured.value is None:
         known = [bound for bound in (measured.low, measured.high) if bound is not None]
@@ -318,6 +409,7 @@ def _grid(
     sharey: bool = False,
     square: bool = False,
     height: float = 2.5,
+    width: float = 2.55,
 ) -> Iterator[list[Axes]]:
     """Small panels under one title, at least one; the PNG is written when the block ends."""
     from matplotlib import rc_context
@@ -328,7 +420,7 @@ def _grid(
     columns = min(shown, COLUMNS if shown <= COLUMNS or shown > COLUMNS + 1 else shown)
     lines = math.ceil(shown / columns)
     with rc_context(_STYLE):  # type: ignore[arg-type]  # it asks for a literal type of every key
-        figure = Figure(figsize=(max(2.55 * columns, 5.0), height * lines + 0.5), dpi=120, layout="constrained")
+        figure = Figure(figsize=(max(width * columns, 5.0), height * lines + 0.5), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         cells = figure.subplots(lines, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
         for axes in cells[shown:]:

@@ -3,6 +3,7 @@
     registering   a release becomes a run, a model and a version, once; who is champion then
       ├── run         what is logged          ├── figures    as names and numbers
       ├── packaging   the model's own folder  └── page       for people
+    comparing     a comparison of strategies becomes a run with one below it for each variant
     versions      list, find, load, promote
     store         the folder, and MLflow opened on it
     options       what may be chosen, and the champion's rule
@@ -11,6 +12,7 @@
 Importing it does not import MLflow, which takes seconds.
 """
 
+from fedmed.registry.comparing import ComparisonRelease, RegisteredComparison, Trial, register_comparison
 from fedmed.registry.options import ChampionRule, RegistryOptions, better
 from fedmed.registry.registering import register
 from fedmed.registry.release import Registered, Release, Version
@@ -19,9 +21,12 @@ from fedmed.registry.versions import load, models, promote
 
 __all__ = [
     "ChampionRule",
+    "ComparisonRelease",
     "Registered",
+    "RegisteredComparison",
     "RegistryOptions",
     "Release",
+    "Trial",
     "Version",
     "better",
     "environment",
@@ -29,4 +34,5 @@ __all__ = [
     "models",
     "promote",
     "register",
+    "register_comparison",
 ]

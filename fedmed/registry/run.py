@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from fedmed.models.bundle import ModelBundle
 
-_METRICS_A_BATCH = 1000  # MLflow's own limit
-_PARAMS_A_BATCH = 100
+METRICS_A_BATCH = 1000  # MLflow's own limit
+PARAMS_A_BATCH = 100
 
 
 def experiment_named(client: MlflowClient, name: str, tracking: Path) -> str:
@@ -60,7 +60,7 @@ def log(client: MlflowClient, run: Run, logged: LoggedModel, release: Release, b
 
     run_id, moment = run.info.run_id, run.info.start_time
     params = [Param(key, value) for key, value in flat(release.parameters)]
-    for batch in _batches(params, _PARAMS_A_BATCH):
+    for batch in batches(params, PARAMS_A_BATCH):
         client.log_batch(run_id, params=batch)
     curves = [Metric(key, value, moment, step) for key, value, step in points(release)]
     final = {**validated(release, bundle.description.round), **tested(release)}
@@ -68,7 +68,7 @@ def log(client: MlflowClient, run: Run, logged: LoggedModel, release: Release, b
         Metric(key, value, moment, bundle.description.round, model_id=logged.model_id, run_id=run_id)
         for key, value in final.items()
     ]
-    for metrics in _batches([*curves, *figures], _METRICS_A_BATCH):
+    for metrics in batches([*curves, *figures], METRICS_A_BATCH):
         client.log_batch(run_id, metrics=metrics)
     client.log_inputs(run_id, _datasets(release))
     client.log_dict(run_id, plain(release.admissions), "admissions.json")
@@ -103,5 +103,6 @@ def _lineage_tags(release: Release) -> dict[str, str]:
     return tags
 
 
-def _batches(entries: Sequence[Any], size: int) -> Iterable[list[Any]]:
+def batches(entries: Sequence[Any], size: int) -> Iterable[list[Any]]:
+    """The entries in lists of at most `size`."""
     return (list(entries[start : start + size]) for start in range(0, len(entries), size))

@@ -10,7 +10,7 @@ import click
 
 from fedmed import __version__
 from fedmed.errors import FedMedError
-from flows.cli import data, look, run
+from flows.cli import compare, data, look, run
 from flows.cli.console import Console
 
 EPILOG = """Exit codes: 0 done · 1 something unforeseen · 2 parameters, declaration, workspace or usage · 3 records or
@@ -43,6 +43,7 @@ cli.add_command(data.init)
 cli.add_command(data.data)
 cli.add_command(run.validate)
 cli.add_command(run.run)
+cli.add_command(compare.compare)
 cli.add_command(look.status)
 cli.add_command(look.predict)
 cli.add_command(look.models)

@@ -37,6 +37,7 @@ class Follower:
         self._bar = bar
         self._task: TaskID | None = None
         self._first: tuple[float, int] | None = None
+        self._variant = ""
 
     def doing(self, what: str) -> None:
         """Say what goes on, without a measure of how far it is."""
@@ -50,8 +51,14 @@ class Follower:
         if self._bar is None or self._task is None:
             return
         name = event["event"]
-        if name == "stage":
-            self.doing(SAYS[event["stage"]])
+        if name == "variant":
+            self._variant = f"{event['name']} ({event['number']} of {event['of']}): "
+            self._first = None
+            self.doing(self._variant.rstrip(": "))
+        elif name == "not finished":
+            self._bar.console.print(f"  [yellow]{event['name']} was not finished[/yellow]: {event['reason']}")
+        elif name == "stage":
+            self.doing(self._variant + SAYS[event["stage"]])
         elif name == "up to date":
             self._bar.console.print(f"  [dim]{event['stage']}: up to date[/dim]")
         elif name == "validated":
