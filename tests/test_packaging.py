@@ -36,6 +36,8 @@ def test_the_wheel_holds_code_data_and_templates(tmp_path: Path) -> None:
             "fedmed/datasets/heart_disease/ATTRIBUTION.md",
             "fedmed/template/params.yaml",
             "fedmed/template/cohorts/heart_disease.yaml",
+            "fedmed/template/cohorts/tcga_brca.yaml",
+            "fedmed/template/presets/tcga_brca.yaml",
             "flows/federated_training.py",
             "flows/cli/__init__.py",
             "tasks/site.py",

@@ -96,7 +96,7 @@ def _lift(counts: np.ndarray, minimum: int) -> None:
 
 def _round(parts: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that sum to `total`, by the largest remainders; equal ones go to the first."""
-    whole = np.floor(parts).astype(np.int64)
+    whole: np.ndarray = np.floor(parts).astype(np.int64)
     order = np.argsort(-(parts - whole), kind="stable")
     whole[order[: total - int(whole.sum())]] += 1
     return whole

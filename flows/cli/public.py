@@ -106,7 +106,8 @@ def list_cohorts(console: Console) -> None:
     from fedmed.sources.fetching import is_fetched
     from fedmed.sources.records import SOURCES
 
-    document, rows = [], []
+    document: list[dict[str, object]] = []
+    rows: list[tuple[object, ...]] = []
     for source in SOURCES.values():
         here = "ships with FedMed" if source.embedded else "fetched" if is_fetched(source) else "not fetched"
         rows.append((source.name, source.licence.partition(" (")[0], len(source.sites), f"{source.rows:,}", here))
@@ -139,10 +140,7 @@ def fetch(console: Console, cohort: str, mirror: str | None) -> None:
     if workspace is not None and not source.embedded:
         tell_added(console, source, add_tables(workspace, tables))
         return
-    document = {
-        "cohort": cohort,
-        "folder": str(files_folder(source)),
-        "rows": {site: len(t) for site, t in tables.items()},
-    }
-    console.result(document, table(("hospital", "rows"), list(document["rows"].items())))
+    rows = {site: len(records) for site, records in tables.items()}
+    document = {"cohort": cohort, "folder": str(files_folder(source)), "rows": rows}
+    console.result(document, table(("hospital", "rows"), list(rows.items())))
     console.say(f"Next: fedmed init {cohort} --cohort {cohort}, then `fedmed data add {cohort}` in it")

@@ -20,6 +20,9 @@ from fedmed.sources.records import SOURCES
 from fedmed.workspace import Workspace
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path)
@@ -72,7 +75,6 @@ def test_fetching_in_a_workspace_of_the_cohort_fills_its_vaults(place, mirror):
     assert rows_in_vaults(place.root) == SOURCES["tcga_brca"].sites
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if not source.embedded])
 def test_a_local_copy_is_added_and_every_hospital_can_be_admitted(place, name):
     folder = real_files(name)
@@ -130,7 +132,6 @@ def test_another_folder_in_the_place_of_the_workspace_is_left_alone(place):
     assert [path.name for path in (place.root / "tcga_brca").iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.slow
 def test_one_command_runs_a_cohort_in_a_workspace_that_git_ignores(place):
     subprocess.run(["git", "init", "-q"], cwd=place.root, check=True)
     call(place, "init", "heart_disease")
