@@ -15,11 +15,13 @@ from torch import Tensor
 from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.models.parts import Parts
 from fedmed.strategies.base import Sent, Strategy
-from fedmed.weights import Weights, flatten, map_weights, subtract, unflatten
+from fedmed.weights import Weights, flatten, map_weights, scale, subtract, unflatten
 
 NORMALISER = "normaliser"
 SMALLER = 2.0**-10
 """A normaliser counts steps, up to many thousands; it travels scaled down to the range of a weight."""
+WIDER = 2.0**-6
+"""Activations, whose squares the moments are, reach further than weights move: they travel scaled down too."""
 
 
 class Contents(NamedTuple):
@@ -78,7 +80,7 @@ def encode_update(
     """
     moved = {name: sent.fitted.statistics[name] for name in statistics}
     parts = {f"change/{name}": sent.change[name] for name in weights}
-    parts |= {f"moments/{n}": t for n, t in subtract(as_moments(moved), as_moments(statistics)).items()}
+    parts |= {f"moments/{name}": tensor for name, tensor in _apart(moved, statistics).items()}
     parts |= {f"{extra}/{name}": sent.extra[extra][name] for extra in strategy.extra for name in weights}
     return grid.encode(flatten({**parts, NORMALISER: torch.tensor([sent.normaliser * SMALLER])}), weight)
 
@@ -91,7 +93,7 @@ def decode_update(vector: Tensor, weights: Weights, statistics: Weights, strateg
         return {key.removeprefix(f"{prefix}/"): tensor for key, tensor in parts.items() if key.startswith(f"{prefix}/")}
 
     extra = {name: of(name) for name in strategy.extra}
-    return Contents(of("change"), of("moments"), extra, parts[NORMALISER].item() / SMALLER)
+    return Contents(of("change"), scale(of("moments"), 1 / WIDER), extra, parts[NORMALISER].item() / SMALLER)
 
 
 def blocks(weights: Weights, statistics: Weights, strategy: Strategy) -> list[int]:
@@ -110,14 +112,19 @@ def behind(started: Weights, base: Weights, parts: Parts, strategy: Strategy) ->
     """
     weights, now = travelling(base, parts)
     then = travelling(started, parts)[1]
-    apart = subtract(map_weights(Tensor.double, as_moments(then)), map_weights(Tensor.double, as_moments(now)))
     nothing = map_weights(Tensor.double, template(weights, now, strategy))
-    return flatten({**nothing, **{f"moments/{name}": tensor for name, tensor in apart.items()}})
+    return flatten({**nothing, **{f"moments/{name}": tensor for name, tensor in _apart(then, now).items()}})
 
 
 def travelling(state: Weights, parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of a state that travel: parameters, and statistics."""
     return {name: state[name] for name in parts.parameters}, {name: state[name] for name in parts.statistics}
+
+
+def _apart(one: Weights, other: Weights) -> dict[str, Tensor]:
+    """How far the moments of two statistics are apart, as they travel; float64."""
+    first, second = (as_moments(map_weights(Tensor.double, statistics)) for statistics in (one, other))
+    return scale(subtract(first, second), WIDER)
 
 
 def _mean_of(name: str) -> str:

@@ -20,6 +20,8 @@ from fedmed.strategies.update import encode_update, travelling
 from fedmed.training.local import Problem, TrainingOptions, factor
 from fedmed.weights import Weights
 
+torch.set_num_threads(1)  # as in tasks.site: on problems this small, torch's own threads only wait for each other
+
 
 class After(NamedTuple):
     """What there is after a round: the global state, the server's memory, the updates and what every hospital keeps."""
