@@ -250,7 +250,7 @@ class Target(Record):
 
 
 class Minimum(Record):
-    """The fewest rows, and the fewest of each class (of a survival target, events), with which a hospital is admitted."""
+    """The fewest rows, and the fewest of each class (of survival, events), with which a hospital is admitted."""
 
     rows: int = Field(50, ge=1)
     per_class: int = Field(5, ge=0)
