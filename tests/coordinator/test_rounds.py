@@ -294,7 +294,7 @@ def test_every_participant_is_invited_to_the_same_model_under_the_plan() -> None
 
 def evaluate(this: Round, site: str, model: str, loss: float | None, rows: int | None) -> None:
     told = RoundEvaluation(
-        run="run-1", round=1, sender=site, model=model, rows=rows, log_loss=loss, accuracy=None, auroc=None, brier=None
+        run="run-1", round=1, sender=site, model=model, rows=rows, loss=loss, metrics={"auroc": 0.5} if loss else {}
     )
     this.exchange.post(told)
 
