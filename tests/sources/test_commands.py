@@ -18,7 +18,7 @@ from workplace import Workplace
 from fedmed.site.home import SiteHome
 from fedmed.sources.records import SOURCES
 from fedmed.workspace import Workspace
-
+from flows.cli.workspaces import workspace_of
 
 pytestmark = pytest.mark.slow
 
@@ -134,9 +134,8 @@ def test_another_folder_in_the_place_of_the_workspace_is_left_alone(place):
 
 def test_one_command_runs_a_cohort_in_a_workspace_that_git_ignores(place):
     subprocess.run(["git", "init", "-q"], cwd=place.root, check=True)
-    call(place, "init", "heart_disease")
-    (place.root / "heart_disease" / ".gitignore").write_text("*\n")
-    inside = Workplace(place.root / "heart_disease")
+    folder, _ = workspace_of(place.root, "heart_disease")
+    inside = Workplace(folder)
     inside.parameters(training__rounds=2, evaluation__resamples=100)
     call(place, "run", "--cohort", "heart_disease")
     again = call(place, "run", "--cohort", "heart_disease")
