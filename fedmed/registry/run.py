@@ -73,6 +73,8 @@ def log(client: MlflowClient, run: Run, logged: LoggedModel, release: Release, b
     client.log_inputs(run_id, _datasets(release))
     client.log_dict(run_id, plain(release.admissions), "admissions.json")
     client.log_dict(run_id, plain(release.evaluation), "evaluation.json")
+    if release.subgroups:
+        client.log_dict(run_id, plain(release.subgroups), "subgroups.json")
     client.log_text(run_id, page(release, bundle), "evaluation.html")
     client.log_dict(run_id, {**plain(release.lineage), "participants": participants(release)}, "lineage.json")
     for plot in release.plots:

@@ -102,6 +102,53 @@ def test_comparison_names_models_in_words_and_shows_a_bound_as_one(tmp_path: Pat
     assert "all data pooled" not in words
 
 
+def test_survival_is_drawn_as_risk_groups_and_not_as_what_two_classes_have(tmp_path: Path, words: list[str]) -> None:
+    index = {"c_index": AUROC, "integrated_brier": AUROC}
+    groups = [
+        {"rows": 40, "times": [0.0, 2.0, 6.0], "survival": [1.0, 0.9, 0.8]},
+        {"rows": 41, "times": [0.0, 2.0], "survival": [1.0, 0.5]},
+        {"rows": 42, "times": [0.0, 1.0, 2.0], "survival": [1.0, 0.5, 0.2]},
+    ]
+    withheld = {"c_index": SUPPRESSED, "integrated_brier": SUPPRESSED}
+    paths = plots.draw(
+        tmp_path,
+        rounds=rounds(),
+        chosen=1,
+        evaluation={
+            "cleveland": {"federated": index, "kaplan_meier": {"integrated_brier": AUROC}},
+            "switzerland": {"federated": withheld},
+        },
+        curves={
+            "cleveland": {"roc": None, "calibration": None, "risk_groups": groups},
+            "switzerland": {"roc": None, "calibration": None, "risk_groups": None},
+        },
+        drawn=("c_index", "integrated_brier"),
+    )
+    assert [path.name for path in paths] == [
+        "convergence.png",
+        "risk_groups.png",
+        "c_index.png",
+        "integrated_brier.png",
+    ]
+    assert {"low, 40 rows", "middle, 41 rows", "high, 42 rows", "C-index\n.900 (.800–.950)"} <= set(words)
+    assert "suppressed:\ntoo few patients\nof a class" in words
+    assert "Integrated Brier score on the test rows, with 95 % intervals (lower is better)" in words
+    assert "Kaplan-Meier" in words
+
+
+def test_several_classes_have_no_curves_but_their_figures(tmp_path: Path) -> None:
+    told = {"balanced_accuracy": AUROC, "brier": AUROC}
+    paths = plots.draw(
+        tmp_path,
+        rounds=rounds(),
+        chosen=1,
+        evaluation={"cleveland": {"federated": told}},
+        curves={"cleveland": {"roc": None, "calibration": None, "risk_groups": None}},
+        drawn=("balanced_accuracy", "brier"),
+    )
+    assert [path.name for path in paths] == ["convergence.png", "balanced_accuracy.png", "brier.png"]
+
+
 @pytest.mark.parametrize("hospitals", [1, 5, 16])
 def test_any_number_of_hospitals_has_its_panels(tmp_path: Path, words: list[str], hospitals: int) -> None:
     names = tuple(f"h{number}" for number in range(hospitals))

@@ -104,6 +104,7 @@ def release(tmp_path: Path) -> Callable[..., Release]:
                     "hungarian": {"fingerprint": "c2" * 32},
                 },
             },
+            "headline": ("accuracy", "auroc", "brier"),
             "findings": ["Federating made no clear difference to cleveland"],
         }
         return Release(**{**content, **changes})
@@ -290,9 +291,45 @@ def test_run_tells_parameters_curves_lineage_and_no_suppressed_figure(
     assert "suppressed" in page
     assert ".900 (.800–.950)" in page
     description = client.get_model_version(OPTIONS.model, "1").description
-    assert "| hungarian | federated | 20 | suppressed | .900 (.800–.950) |" in description
+    assert "| hungarian | federated | 20 | .900 (.800–.950) | suppressed |" in description
     assert "basel (age: range)" in description
     assert "no clear difference to cleveland" in description
+
+
+def test_metrics_of_a_kind_spread_and_subgroups_are_told_without_a_suppressed_figure(
+    tracking: Path, release: Callable[..., Release], client: Any
+) -> None:
+    index = Measurement(value=0.7, low=0.6, high=0.8)
+    rounds = [
+        {
+            "round": 2,
+            "participants": ["north"],
+            "validation_loss": 3.1,
+            "sites": {"north": {"metrics": {"c_index": 0.68}}},
+        }
+    ]
+    evaluation = {
+        "north": {"federated": {"rows": Measurement(value=90), "events": Measurement(value=30), "c_index": index}},
+        "south": {
+            "federated": {"rows": Measurement(value=80), "events": SUPPRESSED, "c_index": Measurement(value=0.6)}
+        },
+    }
+    women = {"rows": Measurement(value=40), "c_index": index}
+    subgroups = {"north": {"sex": {"0": women, "1": women}}, "south": {"sex": {"0": {"c_index": SUPPRESSED}}}}
+    made = release(rounds=rounds, evaluation=evaluation, subgroups=subgroups, headline=("c_index", "integrated_brier"))
+    run = client.get_run(register(made, OPTIONS, tracking).mlflow_run_id)
+    metrics = run.data.metrics
+    assert metrics["north/validation_c_index"] == metrics["validation/north/c_index"] == 0.68
+    assert (metrics["test/worst/c_index"], metrics["test/gap/c_index"]) == (0.6, 0.1)
+    assert metrics["test/north/sex/0/c_index"] == 0.7
+    assert not [name for name in metrics if name.startswith(("test/south/sex", "test/mean/events"))]
+    page = Path(run.info.artifact_uri, "evaluation.html").read_text()
+    assert "<td>sex: female</td><td>40</td><td>.700 (.600–.800)</td>" in page
+    assert "<td>C-index</td><td>.700 (north)</td><td>.600 (south)</td><td>.100</td>" in page
+    description = client.get_model_version(OPTIONS.model, "1").description
+    assert "| north | federated | 90 | 30 | .700 (.600–.800) |" in description
+    assert "| south | sex: female |  | suppressed |" in description
+    assert "C-index .650" in description
 
 
 def test_registered_model_and_the_model_as_hospitals_use_it_are_told_apart(
@@ -310,6 +347,9 @@ def test_registered_model_and_the_model_as_hospitals_use_it_are_told_apart(
         "test/cleveland/accuracy": 0.9,
         "test/hungarian/accuracy": 0.9,
         "test/mean/accuracy": 0.9,
+        "test/worst/accuracy": 0.9,
+        "test/gap/accuracy": 0.0,
+        "test/deviation/accuracy": 0.0,
         "test global/cleveland/accuracy": 0.85,
         "test own/mean/accuracy": 0.9,
     }
