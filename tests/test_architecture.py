@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"data"},
     "privacy": set(),
     "training": {"data", "models"},
+    "strategies": {"aggregation", "models", "training"},
     "datasets": set(),
     "template": set(),
     "sources": {"data", "datasets"},
