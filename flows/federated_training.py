@@ -21,6 +21,8 @@ from fedmed.coordinator.runs import begin_run, finish_run, forget_reports, keep_
 from fedmed.coordinator.start import start_of
 from fedmed.errors import SettingsError
 from fedmed.lineage import STAGES
+from fedmed.sources.public import is_public
+from fedmed.sources.records import SOURCES
 from fedmed.workspace import Workspace
 from flows.asking import SITES, ask
 from flows.pages import show_admissions, show_progress, show_registered, show_rounds, show_tests
@@ -84,12 +86,12 @@ def check_pooling(place: Workspace) -> None:
     """Stop where hospitals' rows would be pooled that are nobody's to pool.
 
     Raises:
-        SettingsError: if `evaluation.pooled` is asked for a cohort other than the public one that ships with FedMed.
+        SettingsError: if `evaluation.pooled` is asked for a cohort other than the public ones that FedMed declares.
     """
-    if place.settings().evaluation.pooled and place.cohort().embedded is None:
+    if place.settings().evaluation.pooled and not is_public(place.cohort()):
         raise SettingsError(
-            "parameters: evaluation.pooled trains on all hospitals' rows in one place, which is for the public table"
-            " that ships with FedMed only; set it to false"
+            "parameters: evaluation.pooled trains on all hospitals' rows in one place, which is for the public cohorts"
+            f" only ({', '.join(SOURCES)}), declared as FedMed declares them; set it to false"
         )
 
 
