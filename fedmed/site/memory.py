@@ -22,7 +22,7 @@ MOST_RUNS = 64
 
 
 def keep_turn(home: SiteHome, run: str, number: int, update: str, kept: Kept) -> None:
-    """Keep what the turn left from which an update came.
+    """Keep what the turn left from which an update came; what another attempt at the round left goes.
 
     Args:
         home: the hospital.
@@ -31,8 +31,11 @@ def keep_turn(home: SiteHome, run: str, number: int, update: str, kept: Kept) ->
         update: SHA-256 of the update's payload.
         kept: may hold nothing; that nothing was left is kept too.
     """
-    data = to_bytes(pack(memory=kept.memory, personal=kept.personal))
-    write_atomically(_path(home, run, number, update), data, mode=0o600)
+    path = _path(home, run, number, update)
+    write_atomically(path, to_bytes(pack(memory=kept.memory, personal=kept.personal)), mode=0o600)
+    for other in path.parent.glob(f"{number}-*.safetensors"):
+        if other != path:
+            other.unlink()
 
 
 def last_turn(home: SiteHome, exchange: Exchange, run: str, number: int) -> Kept:

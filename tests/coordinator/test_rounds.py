@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ import torch
 
 from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.aggregation.statistics import column_sums
-from fedmed.aggregation.strategies import AggregationOptions, encode_update
 from fedmed.coordinator.admission import Admissions
 from fedmed.coordinator.plan import invite_to_statistics, make_plan, run_id
 from fedmed.coordinator.rounds import (
@@ -23,14 +24,18 @@ from fedmed.coordinator.rounds import (
     aggregate_round,
     choose_round,
     invite,
+    invite_to_train,
     model_of,
     record_round,
+    stalled,
+    turns_of,
     weights_of,
 )
+from fedmed.coordinator.start import check_start
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.partition import read_manifest, read_partition
 from fedmed.data.split import SplitOptions
-from fedmed.errors import MessageRefused, QuorumNotMet
+from fedmed.errors import MessageRefused, QuorumNotMet, SettingsError, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.folder import FolderExchange
 from fedmed.exchange.memory import MemoryExchange
@@ -39,20 +44,27 @@ from fedmed.exchange.messages import (
     Address,
     Admission,
     GlobalModel,
+    Message,
     Payload,
     Plan,
     RoundEvaluation,
     Statistics,
     Update,
 )
+from fedmed.models.bundle import ModelBundle, ModelDescription
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions
 from fedmed.settings import Settings
+from fedmed.site import session
 from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, partition_records
+from fedmed.strategies.base import Fitted, Sent
+from fedmed.strategies.options import AggregationOptions, StrategyName
+from fedmed.strategies.table import STRATEGIES
+from fedmed.strategies.update import encode_update
 from fedmed.training.local import TrainingOptions
-from fedmed.training.recalibration import PersonalOptions
-from fedmed.weights import to_bytes
+from fedmed.training.personal import PersonalOptions
+from fedmed.weights import Weights, sha256, to_bytes
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 RAW = {
@@ -70,7 +82,7 @@ CHANGES = {"north": 0.0, "south": 2.0, "west": -1.0}
 class Round:
     """The first round of a run of three sites on a model of three parameters, in memory."""
 
-    def __init__(self, strategy: str = "fedavg") -> None:
+    def __init__(self, strategy: str = "fedavg", **aggregation: Any) -> None:
         self.exchange: Exchange = MemoryExchange()
         self.plan = Plan(
             run="run-1",
@@ -81,9 +93,10 @@ class Round:
             statistics=InputStatistics(mean={"age": 50, "weight": 70}, deviation={"age": 10, "weight": 9}),
             network=ModelOptions(),
             training=TrainingOptions(),
-            aggregation=AggregationOptions.model_validate({"strategy": strategy}),
+            aggregation=AggregationOptions.model_validate({"strategy": strategy, **aggregation}),
             personal=PersonalOptions(),
             grid=FixedPoint(bits=32, limit=16.0, weight=60 if strategy == "fedavg" else 3),
+            start=sha256(to_bytes(START)),
         )
         data = to_bytes(START)
         self.base = GlobalModel(run="run-1", payload=reference(data), participants=SITES)
@@ -103,9 +116,10 @@ class Round:
         rows = ROWS.get(site, 5) if rows is None else rows
         weight = rows if self.plan.aggregation.strategy == "fedavg" else 1
         by = CHANGES.get(site, 0.0) if by is None else by
-        moved = {name: tensor + by for name, tensor in START.items()}
+        sent = Sent({name: torch.full_like(tensor, by) for name, tensor in START.items()}, Fitted(START, {}, 0.5, 1))
         if payload is None:
-            payload = to_bytes({"update": encode_update(moved, START, weight, self.plan.grid)})
+            strategy = STRATEGIES[self.plan.aggregation.strategy]
+            payload = to_bytes({"update": encode_update(sent, START, {}, strategy, weight, self.plan.grid)})
         content = {
             "run": "run-1",
             "round": 1,
@@ -162,7 +176,7 @@ def tensor(*values: float, dtype: torch.dtype = torch.int32, name: str = "update
     return to_bytes({name: torch.tensor(values, dtype=dtype)})
 
 
-def by_hand(header: object, body: bytes = bytes(12)) -> bytes:
+def by_hand(header: object, body: bytes = bytes(16)) -> bytes:
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + body
 
@@ -181,28 +195,28 @@ HOSTILE: dict[str, tuple[bytes | None, dict[str, Any], str]] = {
         "it weighs 1000; by the rows it was admitted with it weighs",
     ),
     "claims a tenth of its weight": (None, {"weight": 1}, "it weighs 1; by the rows it was admitted with it weighs"),
-    "is too short": (tensor(1, 2), {}, "expected I32"),
-    "is too long": (tensor(1, 2, 3, 4), {}, "expected I32"),
-    "has another shape": (to_bytes({"update": torch.zeros(3, 1, dtype=torch.int32)}), {}, "expected I32"),
-    "has wider integers": (tensor(1, 2, 3, dtype=torch.int64), {}, "expected I32"),
-    "is floating point": (tensor(1, 2, 3, dtype=torch.float32), {}, "expected I32"),
-    "is NaN": (tensor(1, float("nan"), 3, dtype=torch.float32), {}, "expected I32"),
-    "has another name": (tensor(1, 2, 3, name="weights"), {}, "payload tensors"),
-    "is truncated": (tensor(1, 2, 3)[:-1], {}, "payload"),
+    "is too short": (tensor(1, 2, 3), {}, "expected I32"),
+    "is too long": (tensor(1, 2, 3, 4, 5), {}, "expected I32"),
+    "has another shape": (to_bytes({"update": torch.zeros(4, 1, dtype=torch.int32)}), {}, "expected I32"),
+    "has wider integers": (tensor(1, 2, 3, 4, dtype=torch.int64), {}, "expected I32"),
+    "is floating point": (tensor(1, 2, 3, 4, dtype=torch.float32), {}, "expected I32"),
+    "is NaN": (tensor(1, float("nan"), 3, 4, dtype=torch.float32), {}, "expected I32"),
+    "has another name": (tensor(1, 2, 3, 4, name="weights"), {}, "payload tensors"),
+    "is truncated": (tensor(1, 2, 3, 4)[:-1], {}, "payload"),
     "is empty": (b"", {}, "payload"),
     "is a pickle": (pickle.dumps([1, 2, 3]), {}, "payload"),
     "has a header that safetensors cannot read": (
-        by_hand({"update": {"dtype": "I32", "shape": ["3"], "data_offsets": [0, 12]}}),
+        by_hand({"update": {"dtype": "I32", "shape": ["4"], "data_offsets": [0, 16]}}),
         {},
         "payload",
     ),
     "has a shape of text without end": (
-        by_hand({"update": {"dtype": "I32", "shape": [float("inf")], "data_offsets": [0, 12]}}),
+        by_hand({"update": {"dtype": "I32", "shape": [float("inf")], "data_offsets": [0, 16]}}),
         {},
         "payload",
     ),
-    "is larger than the agreed range": (tensor(2**31 - 1, 0, 0), {}, "larger than ±16 times its weight"),
-    "is smaller than the agreed range": (tensor(0, -(2**31), 0), {}, "larger than ±16 times its weight"),
+    "is larger than the agreed range": (tensor(2**31 - 1, 0, 0, 0), {}, "larger than ±16 times its weight"),
+    "is smaller than the agreed range": (tensor(0, -(2**31), 0, 0), {}, "larger than ±16 times its weight"),
 }
 
 
@@ -314,7 +328,9 @@ def test_a_rounds_losses_are_weighed_by_rows_and_leave_out_what_is_suppressed() 
     assert record.participants == ("north", "south")
     assert list(record.sites) == list(SITES)
     assert "another model" in record.sites["west"].refused
-    assert record.sites["north"] == SiteRound(train_loss=0.2, rows=30, validation_loss=0.5, validation_rows=40)
+    assert record.sites["north"] == SiteRound(
+        train_loss=0.2, rows=30, validation_loss=0.5, validation_rows=40, metrics={"auroc": 0.5}
+    )
 
 
 def test_an_evaluation_of_another_model_is_left_out() -> None:
@@ -492,9 +508,17 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteHome]:
     return found
 
 
-def two_rounds(homes: dict[str, SiteHome], order: tuple[str, ...], workers: int, exchange: Exchange) -> list[str]:
-    """The digests of plan, updates and models of a run in which the hospitals answer in this order."""
-    chosen = Settings.model_validate({"cohort": "c.yaml", "federation": {"sites": HOSPITALS}})
+def play(
+    homes: dict[str, SiteHome],
+    exchange: Exchange,
+    *,
+    order: tuple[str, ...] = HOSPITALS,
+    workers: int = 1,
+    rounds: int = 2,
+    **parameters: Any,
+) -> list[str]:
+    """The digests of plan, updates, models and losses of a run in which the hospitals answer in this order."""
+    chosen = Settings.model_validate({"cohort": "c.yaml", "federation": {"sites": HOSPITALS}, **parameters})
     told = {
         name: Admission(
             run="v",
@@ -508,24 +532,27 @@ def two_rounds(homes: dict[str, SiteHome], order: tuple[str, ...], workers: int,
         for name, home in homes.items()
     }
 
-    def ask(invitations: list[Any]) -> None:
+    def ask(invitations: list[Any]) -> list[str]:
         by_site = {invitation.recipient: invitation for invitation in invitations}
+        asked = [site for site in order if site in by_site]
         with ThreadPoolExecutor(workers) as pool:
-            for done in [pool.submit(answer, homes[site], by_site[site], exchange) for site in order]:
+            for done in [pool.submit(answer, homes[site], by_site[site], exchange) for site in asked]:
                 done.result()
+        return asked
 
     admitted = Admissions(validation="v", sites=told)
     ask(invite_to_statistics("run-1", admitted, chosen))
     plan = make_plan("run-1", chosen, HEART, admitted, order, exchange)
     digests = [plan.digest]
-    for number in (1, 2):
-        base = model_of("run-1", number - 1, exchange)
-        ask(invite(plan, number, "train", {"federated": base.payload}, 11))
-        model, refused = aggregate_round(plan, number, order, exchange)
+    for number in range(1, rounds + 1):
+        asked = ask(invite_to_train(plan, number, 11, exchange))
+        model, refused = aggregate_round(plan, number, asked, exchange)
         assert refused == {}
         ask(invite(plan, number, "evaluate", {"federated": model.payload}, 11))
         record = record_round(plan, number, refused, exchange)
-        updates = [fetch(exchange, Address("run-1", number, "update", site, COORDINATOR), Update) for site in HOSPITALS]
+        updates = [
+            fetch(exchange, Address("run-1", number, "update", site, COORDINATOR), Update) for site in sorted(asked)
+        ]
         digests += [*(update.payload.sha256 for update in updates), model.payload.sha256, repr(record.validation_loss)]
     return digests
 
@@ -533,8 +560,275 @@ def two_rounds(homes: dict[str, SiteHome], order: tuple[str, ...], workers: int,
 def test_the_same_inputs_give_the_same_weights_whoever_answers_first(
     homes: dict[str, SiteHome], tmp_path: Path
 ) -> None:
-    first = two_rounds(homes, HOSPITALS, 1, MemoryExchange())
+    first = play(homes, MemoryExchange())
     assert len(set(first)) == 11  # a plan, and for each round three updates, a model and a loss: all of them different
     for order in (HOSPITALS[::-1], ("hungarian", "va", "cleveland")):
-        assert two_rounds(homes, order, 1, MemoryExchange()) == first
-    assert two_rounds(homes, HOSPITALS, 3, FolderExchange(tmp_path)) == first
+        assert play(homes, MemoryExchange(), order=order) == first
+    assert play(homes, FolderExchange(tmp_path), workers=3) == first
+
+
+# A run that was cut short goes on as if it had not been.
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "scaffold": {},
+    "ditto": {},
+    "feddyn": {},
+    "fedadam": {"learning_rate": 0.01},
+    "fedbuff": {"buffer": 2},
+    "cyclic": {},
+    "fedavg with personal layers": {},
+}
+
+
+def parameters_of(case: str) -> dict[str, Any]:
+    strategy, _, personal = case.partition(" with ")
+    model = {"name": "mlp", "hidden": [4]} if personal else {"name": "logistic"}
+    return {
+        "aggregation": {"strategy": strategy, **RESUMED[case]},
+        "model": model,
+        "personal": {"layers": ["head.*"]} if personal else {},
+        "training": {"rounds": 4, "learning_rate": 0.1, "local_epochs": 1},
+    }
+
+
+def without(exchange: MemoryExchange, lost: Callable[[Address], bool]) -> MemoryExchange:
+    """A copy in which some messages are missing."""
+    left = MemoryExchange()
+    left._messages = {address: data for address, data in exchange._messages.items() if not lost(address)}
+    left._payloads = dict(exchange._payloads)
+    return left
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_run_that_is_resumed_in_the_middle_gives_the_same_bytes(case: str, homes: dict[str, SiteHome]) -> None:
+    whole = MemoryExchange()
+    expected = play(homes, whole, rounds=4, **parameters_of(case))
+    losses: dict[str, Callable[[Address], bool]] = {
+        "all after round 2": lambda a: a.round > 2,
+        "the last model and an update of it": lambda a: a.round == 4 and (a.topic == "model" or a.sender == "va"),
+        "an update of an earlier round alone": lambda a: (a.round, a.topic, a.sender) == (2, "update", "cleveland"),
+        "what the server kept": lambda a: a.round == 4 and a.topic in {"memory", "model", "evaluation"},
+        "everything but the plan's": lambda a: a.round > 0,
+    }
+    for lost, of in losses.items():
+        left = without(whole, of)
+        assert play(homes, left, rounds=4, **parameters_of(case)) == expected, lost
+        assert left._messages == whole._messages, lost
+
+
+class CrashesOnce(MemoryExchange):
+    """The first time that a hospital posts its update of a round, the hospital dies before it is there."""
+
+    def __init__(self, site: str, number: int) -> None:
+        super().__init__()
+        self.due = {(site, number)}
+
+    def post(self, message: Message, payload: bytes | None = None) -> None:
+        if isinstance(message, Update) and (message.sender, message.round) in self.due:
+            self.due.clear()
+            raise ConnectionError
+        super().post(message, payload)
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_hospital_that_dies_between_keeping_its_turn_and_posting_it_sends_the_same_update_again(
+    case: str, homes: dict[str, SiteHome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = play(homes, MemoryExchange(), rounds=3, **parameters_of(case))
+    for home in homes.values():
+        shutil.rmtree(home.rounds)
+    crashing, crashes = CrashesOnce("hungarian", 2), 0
+    for _ in range(2):
+        monkeypatch.setattr(session, "_sessions", {})  # a new process
+        try:
+            again = play(homes, crashing, rounds=3, **parameters_of(case))
+        except ConnectionError:
+            crashes += 1
+            assert list((homes["hungarian"].rounds / "run-1").glob("2-*.safetensors"))
+    assert again == expected
+    assert crashes == 1 or case in {"cyclic", "fedbuff"}  # it had no turn in that round
+
+
+def test_a_hospital_that_lost_what_it_kept_stops_and_does_not_go_on_as_if_it_were_new(
+    homes: dict[str, SiteHome],
+) -> None:
+    exchange = MemoryExchange()
+    play(homes, exchange, rounds=2, **parameters_of("scaffold"))
+    (kept,) = (homes["va"].rounds / "run-1").glob("2-*.safetensors")
+    data = kept.read_bytes()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    kept.unlink()
+    with pytest.raises(WorkspaceError, match=r"2-.*: gone.*fedmed run --force"):
+        play(homes, exchange, rounds=3, **parameters_of("scaffold"))
+    kept.write_bytes(data[:-3])
+    with pytest.raises(WorkspaceError, match=r"2-.*: damaged"):
+        play(homes, exchange, rounds=3, **parameters_of("scaffold"))
+
+
+def test_a_run_that_is_started_over_has_nothing_of_the_attempt_before_it(homes: dict[str, SiteHome]) -> None:
+    expected = play(homes, MemoryExchange(), rounds=2, **parameters_of("scaffold"))
+    other = parameters_of("scaffold")
+    other["training"]["learning_rate"] = 0.3
+    play(homes, MemoryExchange(), rounds=3, **other)  # under the same name, and one round longer
+    assert play(homes, MemoryExchange(), rounds=2, **parameters_of("scaffold")) == expected
+
+
+@pytest.mark.parametrize("case", ["scaffold", "fedadam"])
+def test_the_servers_memory_goes_to_hospitals_only_where_the_strategy_shares_it(
+    case: str, homes: dict[str, SiteHome]
+) -> None:
+    exchange = MemoryExchange()
+    play(homes, exchange, rounds=1, **parameters_of(case))
+    kept = [address for address in exchange._messages if address.topic == "memory"]
+    assert [address.round for address in sorted(kept)] == [0, 1]
+    assert {address.recipient for address in kept} == {"everyone" if case == "scaffold" else "coordinator"}
+
+
+# Whose turn it is.
+
+
+def test_an_update_of_a_hospital_that_was_not_invited_is_refused() -> None:
+    this = Round("cyclic")
+    (turn,) = turns_of(this.plan, 1)
+    for site in SITES:
+        this.update(site)
+    values, refused = this.aggregate()
+    assert set(refused) == set(SITES) - {turn.site}
+    assert all("it was not invited to this round" in reason for reason in refused.values())
+    assert values == pytest.approx([1 + CHANGES[turn.site]] * 3, abs=1e-6)
+
+
+def test_a_stale_update_counts_less_and_only_on_the_model_that_was_sent() -> None:
+    this = Round("fedbuff", buffer=1, arrivals=("north", "south"))
+    this.update("north", by=1.0)
+    first, _ = aggregate_round(this.plan, 1, ["north"], this.exchange)
+    assert [invitation.recipient for invitation in invite_to_train(this.plan, 2, 11, this.exchange)] == ["south"]
+    (invitation,) = invite_to_train(this.plan, 2, 11, this.exchange)
+    assert invitation.models["federated"] == this.base.payload  # South is still at the start
+    this.update("south", by=1.0, round=2)
+    model, refused = aggregate_round(this.plan, 2, ["south"], this.exchange)
+    assert refused == {}
+    values = weights_of(this.plan, model.payload, this.exchange)["bias"].tolist()
+    assert values == pytest.approx([1 + 1 + 2**-0.5], abs=1e-5)
+    newest = Round("fedbuff", buffer=1, arrivals=("north", "south"))
+    newest.update("north", by=1.0)
+    aggregate_round(newest.plan, 1, ["north"], newest.exchange)
+    newest.update("south", by=1.0, round=2, base=first.payload.sha256)
+    with pytest.raises(MessageRefused, match="on another model than the one that was sent"):
+        aggregate_round(newest.plan, 2, ["south"], newest.exchange)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "reason"),
+    [
+        (("north",), "arrivals ends before round 2; it needs 2 entries"),
+        (("north", "east"), "entry 2: expected a hospital of the run"),
+    ],
+)
+def test_a_recorded_order_of_arrival_that_cannot_be_is_an_error(arrivals: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        turns_of(Round("fedbuff", buffer=1, arrivals=arrivals).plan, 2)
+
+
+def test_a_median_shrugs_off_a_hospital_that_takes_the_mean_along() -> None:
+    moved = {}
+    for rule in ("mean", "median"):
+        this = Round("mean", combine=rule)
+        for site, by in (("north", 0.1), ("south", 0.2), ("west", -15.0)):
+            this.update(site, by=by)
+        moved[rule] = this.aggregate()[0][0] - 1
+    assert moved["mean"] == pytest.approx(-4.9, abs=1e-5)
+    assert moved["median"] == pytest.approx(0.1, abs=1e-5)
+
+
+# When a run ends, and where it starts.
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "ends"),
+    [
+        ([0.5, 0.4, 0.4, 0.4], 2, True),  # the earliest of equals is the best
+        ([0.5, 0.4, 0.41, 0.39], 2, False),
+        ([0.5, 0.6], 2, False),
+        ([0.5, 0.6, 0.7], 2, True),
+        ([0.5, None, None], 2, True),  # two rounds without a lower loss, told or not
+        ([None, None, None], 2, False),
+        ([], 1, False),
+        ([0.1, 0.2, 0.3, 0.4], 0, False),
+        ([0.5, 0.5], 1, True),
+    ],
+)
+def test_a_run_ends_after_so_many_rounds_without_a_lower_loss(
+    losses: list[float | None], patience: int, ends: bool
+) -> None:
+    assert stalled(losses, patience) is ends
+
+
+def bundle(**changes: Any) -> ModelBundle:
+    description = {
+        "cohort": SMALL,
+        "network": ModelOptions(),
+        "statistics": InputStatistics(mean={"age": 41.0, "weight": 71.0}, deviation={"age": 9.0, "weight": 8.0}),
+        "run": "earlier",
+        "round": 3,
+        "weights": sha256(to_bytes(START)),
+    }
+    return ModelBundle(ModelDescription.model_validate({**description, **changes}), START)
+
+
+def test_a_run_that_goes_on_from_a_model_starts_at_its_weights_with_its_statistics() -> None:
+    exchange = MemoryExchange()
+    for site in SITES:
+        post_sums(exchange, site, sums(40.0))
+    plan = make_plan("run-1", settings(), SMALL, admissions(rows=20), SITES, exchange, bundle())
+    start: Weights = weights_of(plan, model_of("run-1", 0, exchange).payload, exchange)
+    assert all(torch.equal(start[name], START[name]) for name in START)
+    assert plan.statistics == bundle().description.statistics
+    assert plan.start == sha256(to_bytes(START)) == model_of("run-1", 0, exchange).payload.sha256
+    assert run_id(settings(), SMALL, admissions(), bundle()) != run_id(settings(), SMALL, admissions())
+    assert run_id(settings(), SMALL, admissions(), bundle()) == run_id(settings(), SMALL, admissions(), bundle(round=4))
+
+
+def test_a_model_of_other_inputs_or_another_network_is_no_start() -> None:
+    wanted = settings(training={"start": "small/champion"})
+    check_start(bundle(), wanted, SMALL)
+    other = Cohort.model_validate({**RAW, "minimum": {"rows": 51}})
+    with pytest.raises(SettingsError, match=r"training.start: small/champion was trained under another declaration"):
+        check_start(bundle(), wanted, other)
+    with pytest.raises(SettingsError, match=r"small/champion is a mlp .* make `model` as it was"):
+        check_start(bundle(network=ModelOptions(name="mlp")), wanted, SMALL)
+
+
+def test_a_plan_caps_weights_and_says_where_no_cap_can_be() -> None:
+    exchange = MemoryExchange()
+    for site in SITES:
+        post_sums(exchange, site, sums(40.0))
+    told = admissions(rows=20)
+    sites = {**told.sites, "north": told.sites["north"].model_copy(update={"rows": {"train": 400}})}
+    uneven = Admissions(validation="validation-1", sites=sites)
+    capped = settings(aggregation={"largest_share": 0.5})
+    assert make_plan("run-1", capped, SMALL, uneven, SITES, exchange).weights == {"north": 40, "south": 20, "west": 20}
+    with pytest.raises(SettingsError, match="of 3 hospitals one has at least"):
+        make_plan("run-2", settings(aggregation={"largest_share": 0.3}), SMALL, uneven, SITES, copied(exchange))
+
+
+def copied(exchange: MemoryExchange) -> MemoryExchange:
+    found = MemoryExchange()
+    for site in SITES:
+        message = fetch(exchange, Address("run-1", 0, "statistics", site, COORDINATOR), Statistics)
+        found.post(message.model_copy(update={"run": "run-2"}), exchange.payload(message.payload))
+    return found
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_plan_of_every_strategy_posts_what_its_server_begins_with(strategy: StrategyName) -> None:
+    exchange = MemoryExchange()
+    for site in SITES:
+        post_sums(exchange, site, sums(40.0))
+    chosen = settings(aggregation={"strategy": strategy})
+    plan = make_plan("run-1", chosen, SMALL, admissions(rows=20), SITES, exchange)
+    begin = STRATEGIES[strategy].init(START, plan.aggregation)
+    assert any(address.topic == "memory" for address in exchange._messages) == bool(begin)
+    assert set(plan.weights.values()) == {STRATEGIES[strategy].weigh(20)}
+    assert len(invite_to_train(plan, 1, 11, exchange)) in {1, 2, 3}

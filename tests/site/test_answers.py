@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.aggregation.strategies import AggregationOptions, encode_update
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.partition import read_manifest, read_partition
 from fedmed.data.reading import read_embedded
@@ -37,14 +36,17 @@ from fedmed.exchange.messages import (
 )
 from fedmed.models.encoding import InputStatistics, feature_names
 from fedmed.models.networks import ModelOptions
-from fedmed.seeds import torch_generator
 from fedmed.site import session
 from fedmed.site.answers import ANSWER_TOPICS, answer
 from fedmed.site.home import SiteHome, add_records, partition_records
 from fedmed.site.log import kept_at_home
-from fedmed.training.local import TrainingOptions, train_locally
-from fedmed.training.recalibration import PersonalOptions
-from fedmed.weights import Layout, from_bytes, to_bytes
+from fedmed.strategies.base import Fitted, Sent
+from fedmed.strategies.options import AggregationOptions
+from fedmed.strategies.turn import order_of
+from fedmed.strategies.update import encode_update
+from fedmed.training.local import TrainingOptions, batches_of_round, train
+from fedmed.training.personal import PersonalOptions
+from fedmed.weights import Layout, from_bytes, sha256, subtract, to_bytes
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 NUMBERS = {name: HEART.columns[name].range or (0.0, 1.0) for name in HEART.numbers()}
@@ -62,6 +64,8 @@ def fingerprint_of(home: SiteHome) -> str:
 
 PRINTS: dict[str, str] = {}
 """Hospital → the fingerprint of its partition, with which it would have been admitted."""
+WEIGHTS: dict[str, int] = {}
+"""Hospital → its training rows, which are its weight."""
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SiteHome]:
     homes = {name: SiteHome(root / name) for name in ("cleveland", "hungarian")}
     for home in homes.values():
         PRINTS[home.name] = partition_records(home, HEART, SplitOptions())[0].fingerprint
+        WEIGHTS[home.name] = len(read_partition(home.partition, home.vault())["train"])
     return homes
 
 
@@ -82,13 +87,15 @@ def home(hospitals: dict[str, SiteHome]) -> SiteHome:
 class Run:
     """A run as its coordinator posts it: a plan and a model."""
 
-    def __init__(self, *participants: str, cohort: Cohort = HEART, run: str = "run-1") -> None:
+    def __init__(
+        self, *participants: str, cohort: Cohort = HEART, run: str = "run-1", weight: int | None = None
+    ) -> None:
         self.exchange = MemoryExchange()
         self.plan = Plan(
             run=run,
             participants=participants or ("cleveland", "hungarian"),
             fingerprints=dict.fromkeys(participants or ("cleveland", "hungarian"), "f" * 64),
-            weights=dict.fromkeys(participants or ("cleveland", "hungarian"), 500),
+            weights={site: weight or WEIGHTS.get(site, 100) for site in participants or ("cleveland", "hungarian")},
             cohort=cohort,
             statistics=STATISTICS,
             network=ModelOptions(),
@@ -96,6 +103,7 @@ class Run:
             aggregation=AggregationOptions(),
             personal=PersonalOptions(),
             grid=FixedPoint(bits=32, limit=16.0, weight=1000),
+            start=sha256(to_bytes(ZERO)),
         )
         self.exchange.post(self.plan)
         self.model = self.post(ZERO)
@@ -135,16 +143,29 @@ def test_an_update_is_one_local_training_weighed_and_on_the_grid(home: SiteHome)
     rows = len(read_partition(home.partition, home.vault())["train"])
     assert (update.rows, update.weight, update.base, update.plan) == (rows, rows, run.model.sha256, run.plan.digest)
     desk = session.open_session(home).desk(run.plan)
-    generator = torch_generator(2026, 1, "cleveland", "batches")
-    trained = train_locally(desk.network, ZERO, *desk.examples["train"], TrainingOptions(), generator)
-    sent = from_bytes(run.exchange.payload(update.payload), {"update": Layout("I32", (FEATURES + 1,))})["update"]
-    assert torch.equal(sent, encode_update(trained.weights, ZERO, rows, run.plan.grid))
-    assert bool((sent != 0).any())
+    batches = batches_of_round(rows, TrainingOptions(), 1, order_of(2026, "cleveland", rows))
+    trained = train(desk.problem(), ZERO, batches, rate=TrainingOptions().learning_rate)
+    # The change of every weight, and the normaliser.
+    sent = from_bytes(run.exchange.payload(update.payload), {"update": Layout("I32", (FEATURES + 2,))})["update"]
+    alone = Sent(subtract(trained.state, ZERO), Fitted(trained.state, {}, trained.loss, trained.steps))
+    assert torch.equal(sent, encode_update(alone, ZERO, {}, desk.strategy, rows, run.plan.grid))
+    assert int((sent != 0).sum()) > FEATURES / 2
     assert update.loss == receipt.loss == trained.loss
     assert (receipt.site, receipt.round, receipt.topic, receipt.rows) == ("cleveland", 1, "update", rows)
     assert receipt.sha256 == update.payload.sha256
     assert receipt.size == len(encode(update)) + update.payload.size
     assert not receipt.reused
+
+
+def test_a_hospital_weighs_what_the_plan_says_but_never_more_than_its_rows(home: SiteHome) -> None:
+    run = Run(weight=40)  # capped, so that no hospital has too large a share
+    answer(home, run.invite("train"), run.exchange)
+    update = fetch(run.exchange, run.address("update"), Update)
+    assert (update.weight, update.rows) == (40, WEIGHTS["cleveland"])
+    more = Run(weight=WEIGHTS["cleveland"] + 1)
+    with pytest.raises(MessageRefused, match="more than its rows give it"):
+        answer(home, more.invite("train"), more.exchange)
+    assert more.silent()
 
 
 def test_an_evaluation_of_a_model_that_knows_nothing(home: SiteHome) -> None:
@@ -247,7 +268,7 @@ def test_a_model_is_refused_with(purpose: str, fault: str, home: SiteHome) -> No
 def test_a_round_is_on_the_federated_model_alone(purpose: str, names: tuple[str, ...], home: SiteHome) -> None:
     run = Run()
     models = {name: run.model.model_dump() for name in names}
-    with pytest.raises(MessageRefused, match="expected one model, the federated one"):
+    with pytest.raises(MessageRefused, match=r"expected \['federated'\], got"):
         answer(home, run.invite(purpose, models=models), run.exchange)
     assert run.silent()
 
@@ -339,7 +360,7 @@ def with_a_planted_patient(root: Path, keep: int) -> SiteHome:
 
 def test_no_answer_holds_a_value_a_row_or_a_patient(tmp_path: Path) -> None:
     home = with_a_planted_patient(tmp_path, keep=150)
-    run = Run()
+    run = Run(weight=90)
     for purpose in ANSWER_TOPICS:
         with kept_at_home(home):
             answer(home, run.invite(purpose, fingerprint=fingerprint_of(home)), run.exchange)
