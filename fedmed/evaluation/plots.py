@@ -261,9 +261,10 @@ def losses_of_strategies(path: Path, losses: Mapping[str, Sequence[Sequence[floa
         if known and first:
             low, high = min(known), min(max(known), 1.25 * max(first))
             axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("round; a thin line is one seed")
         axes.set_ylabel("loss")
-        axes.figure.legend(loc="outside right upper", frameon=False)
+        axes.figure.legend(loc="outside right center", frameon=False)
 
 
 def metrics_against_bytes(
@@ -280,35 +281,50 @@ def metrics_against_bytes(
     """
     strategies = list(dict.fromkeys(name for points in metrics.values() for name in points))
     interval = f"95 % intervals over {seeds} seeds" if seeds > 1 else "one seed"
-    with _grid(path, len(metrics), f"Test figures against bytes moved, {interval}", height=3.2, width=3.1) as panels:
+    with _grid(path, len(metrics), f"Test figures by bytes, {interval}", height=3.2, width=3.4) as panels:
         for axes, (metric, points) in zip(panels, metrics.items(), strict=True):
             axes.set_title(f"{TITLES.get(metric, in_words(metric))}{' ↓' if metric in LOWER_IS_BETTER else ' ↑'}")
-            axes.set_xscale("log")
             for strategy, at in _apart({name: size for name, (size, *_) in points.items()}).items():
                 _, mean, low, high = points[strategy]
                 colour, _, marker = _look(strategies.index(strategy))
                 if low is not None and high is not None:
                     axes.plot((at, at), (low, high), color=colour, linewidth=1.5, alpha=0.55)
                 axes.plot(at, mean, marker=marker, linestyle="", color=colour, markersize=6, label=strategy)
-            axes.set_xlabel("bytes, down and up")
+            _bytes(axes, [size for size, *_ in points.values()])
         handles = {
             label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        panels[0].figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+        shown = [name for name in strategies if name in handles]
+        panels[0].figure.legend([handles[name] for name in shown], shown, loc="outside right center", frameon=False)
+
+
+def _bytes(axes: Axes, sizes: Sequence[int]) -> None:
+    """A logarithmic axis of bytes, at least a power of ten wide, with ticks that can be read."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    if sizes:
+        margin = max(1.3, math.sqrt(10 * min(sizes) / max(sizes)))
+        axes.set_xlim(min(sizes) / margin, max(sizes) * margin)
+    wide = bool(sizes) and max(sizes) > 100 * min(sizes)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
+    axes.xaxis.set_major_formatter(EngFormatter("B"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("bytes, down and up")
 
 
 def _apart(sizes: Mapping[str, int]) -> dict[str, float]:
-    """Places on a logarithmic axis: those that are equal to 1 % stand side by side, 4 % from one to the next.
+    """Places on a logarithmic axis: those that are equal to 1 % stand side by side, 5 % from one to the next.
 
-    >>> _apart({"a": 100, "b": 100, "c": 500}) == {"a": 98.0, "b": 102.0, "c": 500.0}
-    True
+    >>> {name: round(at, 1) for name, at in _apart({"a": 100, "b": 100, "c": 500}).items()}
+    {'a': 97.5, 'b': 102.5, 'c': 500.0}
     """
     groups: dict[float, list[str]] = {}
     for name, size in sizes.items():
         near = next((place for place in groups if math.isclose(place, size, rel_tol=0.01)), float(size))
         groups.setdefault(near, []).append(name)
     return {
-        name: at * (1 + 0.04 * (place - (len(names) - 1) / 2))
+        name: at * (1 + 0.05 * (place - (len(names) - 1) / 2))
         for at, names in groups.items()
         for place, name in enumerate(names)
     }
