@@ -177,7 +177,7 @@ def calibration(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Ma
 
 
 def risk_groups(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Mapping[str, Any]]) -> None:
-    """What became of each hospital's test rows of low and of high predicted risk: their Kaplan-Meier curves.
+    """What became of each hospital's test rows of low and of high predicted risk: points of their Kaplan-Meier curves.
 
     Args:
         path: the PNG to write.
@@ -196,13 +196,13 @@ def risk_groups(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Ma
             groups = [_plain(group) for group in told]
             for place, group in enumerate(groups):
                 colour = RISK_COLOURS[place if place < len(groups) - 1 else -1] if len(groups) > 1 else BLUE
-                axes.step(group["times"], group["survival"], where="post", color=colour, linewidth=1.6)
+                axes.plot(group["times"], group["survival"], marker="o", markersize=3.5, color=colour, linewidth=1.2)
                 at = (group["times"][-1], group["survival"][-1])
                 name = "low" if place == 0 else "high" if place == len(groups) - 1 else "middle"
                 axes.annotate(
                     f"{name}, {group['rows']} rows",
                     at,
-                    xytext=(0, 3),
+                    xytext=(4, -13),
                     textcoords="offset points",
                     ha="right",
                     fontsize=8,
@@ -394,7 +394,8 @@ def _say(axes: Axes, why: Measurement) -> None:
     """A panel without a curve says why; a curve is withheld only where a class is small."""
     words = why.reason or SUPPRESSED.reason
     box = {"facecolor": "white", "edgecolor": "none"}
-    axes.text(0.5, 0.5, f"{words}:\ntoo few patients\nof a class", ha="center", va="center", fontsize=9, bbox=box)
+    said = f"{words}:\ntoo few patients\nof a class"
+    axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", fontsize=9, bbox=box)
 
 
 def _measurement(entry: Any) -> Measurement:
