@@ -16,16 +16,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from plain import one_round, prepare
+from torch import Tensor
 
 from fedmed.coordinator.rounds import choose_round, weights_of
 from fedmed.data.cohort import read_cohort
+from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.models.bundle import probabilities
+from fedmed.models.bundle import outputs, predictions
 from fedmed.pooled import train_pooled
 from fedmed.settings import Settings, read_settings
 from fedmed.site.home import SiteHome
 from fedmed.site.report import train_own
-from fedmed.site.session import open_session
+from fedmed.site.session import Desk, open_session
+from fedmed.weights import Weights
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("majority", "alone", "pooled", "global", "federated")
@@ -46,14 +49,21 @@ def accuracies(settings: Settings, split: int, folder: Path) -> dict[str, list[f
         session = open_session(home)
         desk = session.desk(plan)
         features, labels = desk.examples["test"]
-        own, majority = train_own(session, desk)
+        own, personal = train_own(session, desk), desk.own(weights, {})
+        majority = KINDS["binary"].reference(desk.examples["train"].labels.numpy(), len(labels), None)
         truth = labels.numpy() >= 0.5
+
+        def says(
+            state: Weights, shift: tuple[float, ...] = (0.0,), desk: Desk = desk, features: Tensor = features
+        ) -> np.ndarray:
+            return predictions(outputs(desk.network, state, features), plan.cohort.target, plan.network, shift)
+
         for name, probability in {
             "majority": np.full(len(truth), float(majority)),
             "alone": own if own is not None else np.full(len(truth), float(majority)),
-            "pooled": probabilities(desk.network, pooled, features),
-            "global": probabilities(desk.network, weights, features),
-            "federated": probabilities(desk.network, weights, features, desk.shift(weights)),
+            "pooled": says(pooled),
+            "global": says(weights),
+            "federated": says(personal.state, personal.shift or (0.0,)),
         }.items():
             found[name].append(float(((probability >= 0.5) == truth).mean()))
     return found
