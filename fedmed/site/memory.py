@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedmed.errors import MessageRefused, WorkspaceError
 from fedmed.exchange.base import Exchange
-from fedmed.exchange.messages import COORDINATOR, Address, Update
+from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Update
 from fedmed.files import write_atomically
 from fedmed.site.home import SiteHome
 from fedmed.strategies.base import pack, unpack
@@ -39,17 +39,20 @@ def keep_turn(home: SiteHome, run: str, number: int, update: str, kept: Kept) ->
 
 
 def last_turn(home: SiteHome, exchange: Exchange, run: str, number: int) -> Kept:
-    """What the hospital had after the last update that it posted up to round `number`; nothing if it posted none.
+    """What the hospital had after the last of its updates that counted, up to round `number`; nothing if none did.
 
     Raises:
         WorkspaceError: if the file that belongs to that update is gone or damaged.
 
     Guarantees:
-        A turn whose update was never posted has left nothing.
+        A turn whose update was never posted, was refused or came too late has left nothing: what SCAFFOLD and FedDyn
+        keep at the hospitals adds up to what the server keeps, and neither side may be ahead of the other.
     """
     for turn in range(number, 0, -1):
         posted = exchange.find(Address(run, turn, "update", home.name, COORDINATOR))
-        if isinstance(posted, Update):
+        model = exchange.find(Address(run, turn, "model", COORDINATOR, EVERYONE))
+        counted = not isinstance(model, GlobalModel) or home.name in model.participants
+        if isinstance(posted, Update) and counted:
             return _read(_path(home, run, turn, posted.payload.sha256))
     return Kept()
 

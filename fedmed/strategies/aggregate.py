@@ -106,4 +106,4 @@ def combine(
 def _in_order(vector: Tensor) -> bytes:
     """Bytes that sort as the vectors do, coordinate by coordinate: a tie is broken alike whatever the scale."""
     bits = (vector + 0.0).numpy().view("int64")  # + 0.0: -0.0 is 0.0
-    return (bits ^ ((bits >> 63) & (2**63 - 1)) ^ -(2**63)).astype(">i8").tobytes()
+    return bytes((bits ^ ((bits >> 63) & (2**63 - 1)) ^ -(2**63)).astype(">i8").tobytes())

@@ -47,9 +47,10 @@ class Site(NamedTuple):
         shared: the server's memory, where the strategy shares it; else nothing.
         memory: what it kept of its last turn; nothing in its first.
         rate: this round's local step size.
-        momentum: that of the local SGD.
+        momentum: that of the local SGD; 0 where there is none.
         train: trains from some weights.
         gradient: the gradient of the local objective at some weights, over all rows.
+        sgd: whether the local steps are SGD's, so that their sum tells the gradients that were met.
     """
 
     base: Weights
@@ -59,6 +60,7 @@ class Site(NamedTuple):
     momentum: float
     train: Train
     gradient: Callable[[Weights], Fitted]
+    sgd: bool = True
 
 
 class Sent(NamedTuple):

@@ -19,7 +19,7 @@ def accumulated(steps: int, momentum: float) -> float:
 
 
 def normalised(site: Site, options: AggregationOptions) -> Sent:
-    """d_k = Δ_k / ‖a_k‖₁: the mean local step (Wang et al. 2020, section 4, equation 10)."""
+    """d_k = Δ_k / ‖a_k‖₁: the mean local step (Wang et al. 2020, section 4, equation 10); one of Adam's counts 1."""
     fitted = site.train(site.base)
     length = accumulated(fitted.steps, site.momentum)
     return Sent(scale(subtract(fitted.weights, site.base), 1 / length), fitted, normaliser=length)

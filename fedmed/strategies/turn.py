@@ -106,5 +106,7 @@ def take_turn(
         after = {name: own[name] - rate * step if name in trained else step for name, step in after.items()}
         return found
 
-    sent = strategy.client(Site(weights, shared, kept.memory, rate, training.momentum, run, slope), options)
+    sgd = training.optimizer == "sgd"
+    momentum = training.momentum if sgd else 0.0
+    sent = strategy.client(Site(weights, shared, kept.memory, rate, momentum, run, slope, sgd), options)
     return sent, Kept(sent.memory, {**after, **sent.personal})

@@ -163,7 +163,7 @@ def train(
     for step, batch in enumerate(batches, 1):
         outputs = torch.func.functional_call(network, state, (problem.features[batch],))
         loss = problem.loss(outputs, problem.labels[batch])
-        gradients = torch.autograd.grad(loss, values)
+        gradients = torch.autograd.grad(loss, values, materialize_grads=True)
         losses.append((loss.item(), len(batch)))
         with torch.no_grad():
             shorten = _shorten(gradients, options.clip)
@@ -193,7 +193,7 @@ def gradient(problem: Problem, at: Weights, *, fixed: Collection[str] = ()) -> T
     names = [name for name in sorted(parameters & state.keys()) if name not in fixed]
     values = [state[name].requires_grad_(True) for name in names]
     loss = problem.loss(torch.func.functional_call(network, state, (problem.features,)), problem.labels)
-    slopes = dict(zip(names, torch.autograd.grad(loss, values), strict=True))
+    slopes = dict(zip(names, torch.autograd.grad(loss, values, materialize_grads=True), strict=True))
     with torch.no_grad():
         found = {name: value.detach() for name, value in state.items() if name not in parameters}
         for name in parameters & state.keys():

@@ -515,9 +515,14 @@ def play(
     order: tuple[str, ...] = HOSPITALS,
     workers: int = 1,
     rounds: int = 2,
+    late: tuple[str, int] = ("", 0),
+    absent: tuple[str, int] = ("", 0),
     **parameters: Any,
 ) -> list[str]:
-    """The digests of plan, updates, models and losses of a run in which the hospitals answer in this order."""
+    """The digests of plan, updates, models and losses of a run in which the hospitals answer in this order.
+
+    A hospital may come late in a round, after it was aggregated, or not at all; its update is then not among those.
+    """
     chosen = Settings.model_validate({"cohort": "c.yaml", "federation": {"sites": HOSPITALS}, **parameters})
     told = {
         name: Admission(
@@ -545,9 +550,12 @@ def play(
     plan = make_plan("run-1", chosen, HEART, admitted, order, exchange)
     digests = [plan.digest]
     for number in range(1, rounds + 1):
-        asked = ask(invite_to_train(plan, number, 11, exchange))
+        invitations = invite_to_train(plan, number, 11, exchange)
+        missing = {site for site, when in (late, absent) if when == number}
+        asked = ask([invitation for invitation in invitations if invitation.recipient not in missing])
         model, refused = aggregate_round(plan, number, asked, exchange)
         assert refused == {}
+        ask([invitation for invitation in invitations if (invitation.recipient, number) == late])
         ask(invite(plan, number, "evaluate", {"federated": model.payload}, 11))
         record = record_round(plan, number, refused, exchange)
         updates = [
@@ -664,6 +672,14 @@ def test_a_hospital_that_lost_what_it_kept_stops_and_does_not_go_on_as_if_it_wer
     kept.write_bytes(data[:-3])
     with pytest.raises(WorkspaceError, match=r"2-.*: damaged"):
         play(homes, exchange, rounds=3, **parameters_of("scaffold"))
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_hospital_whose_update_came_too_late_keeps_nothing_of_it(case: str, homes: dict[str, SiteHome]) -> None:
+    whole = MemoryExchange()
+    late = play(homes, whole, rounds=4, late=("va", 2), **parameters_of(case))
+    absent = play(homes, MemoryExchange(), rounds=4, absent=("va", 2), **parameters_of(case))
+    assert late == absent
 
 
 def test_a_run_that_is_started_over_has_nothing_of_the_attempt_before_it(homes: dict[str, SiteHome]) -> None:

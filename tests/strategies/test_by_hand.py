@@ -160,3 +160,30 @@ def test_a_hospital_that_is_absent_from_a_round_takes_part_in_the_next_with_its_
     assert dict(trace[1].kept["south"].memory) == {}
     # North goes to 12 - 9 + 4.5 = 7.5: 9 - ¾ 1.5; South to (4.5, -4) from (9, 0): (5.625, -3).
     assert trace[2].state["w"].tolist() == [(7.875 + 5.625) / 2, -1.5]
+
+
+def test_scaffolds_control_is_the_mean_gradient_that_was_met_with_momentum_too() -> None:
+    # Rate ½, momentum ½, from 0: gradient -12, w = 6; gradient -6, v = -6 - 6 = -12, w = 12.
+    # ‖a‖₁ = 1 + 1.5: the steps hold -12 one and a half times and -6 once, in the mean -24 / 2.5.
+    trace = run("scaffold", 1, {"momentum": 0.5})
+    assert trace[1].kept["north"].memory["c/w"].tolist() == pytest.approx([-9.6, 0.0])
+    converged = run("scaffold", 60, {"momentum": 0.5, "learning_rate": 0.1, "rounds": 60})[-1].state["w"]
+    assert converged.tolist() == pytest.approx([6, -2], abs=1e-3)
+
+
+def test_with_adam_scaffolds_control_is_the_gradient_at_the_global_weights() -> None:
+    trace = run("scaffold", 2, {"optimizer": "adam", "momentum": 0.9})
+    assert trace[1].kept["north"].memory["c/w"].tolist() == [-12.0, 0.0]
+    assert trace[1].memory["c/w"].tolist() == pytest.approx([-6.0, 2.0])
+    x, y = trace[1].state["w"].tolist()
+    assert trace[2].kept["south"].memory["c/w"].tolist() == pytest.approx([x, y + 4])
+
+
+def test_with_adam_every_step_counts_one_for_fednova() -> None:
+    # One step of Adam is as long as the rate. North takes one and South three; ‖a‖₁ is 1 and 3, whatever the momentum.
+    one, other = (
+        path(run("fednova", 1, {"optimizer": "adam", "batch_size": 1, "local_epochs": 1, "momentum": momentum}))
+        for momentum in (0.0, 0.9)
+    )
+    assert one == other
+    assert one[0][0] == pytest.approx(0.25 * 0.5 * 2.5, abs=1e-5)  # p = ¼, a step of ½, τ = 2.5

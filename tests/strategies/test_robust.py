@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from federation import federate, pulled_to
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -108,6 +108,7 @@ tables = st.integers(1, 4).flatmap(
 
 
 @every_rule
+@settings(max_examples=25)
 @given(vectors=tables, factor=st.floats(-8, 8).filter(lambda x: abs(x) > 0.01))
 def test_scaling_in_is_scaling_out(rule: CombineName, vectors: list[list[float]], factor: float) -> None:
     scaled = combine(rule, np.asarray(vectors) * factor)
@@ -121,6 +122,7 @@ def test_scaling_in_is_scaling_out(rule: CombineName, vectors: list[list[float]]
 
 
 @every_rule
+@settings(max_examples=25)
 @given(vector=st.lists(numbers, min_size=1, max_size=4), count=st.integers(1, 9), weight=st.integers(1, 500))
 def test_equal_vectors_give_themselves(rule: CombineName, vector: list[float], count: int, weight: int) -> None:
     weights = [1 + (weight * (k + 1)) % 97 for k in range(count)]
@@ -128,6 +130,7 @@ def test_equal_vectors_give_themselves(rule: CombineName, vector: list[float], c
 
 
 @every_rule
+@settings(max_examples=25)
 @given(vectors=tables)
 def test_every_coordinate_lies_between_those_of_the_hospitals(rule: CombineName, vectors: list[list[float]]) -> None:
     if rule == "clipped_mean":  # shortened ones lie nearer to 0

@@ -289,3 +289,26 @@ def test_schedules_by_hand() -> None:
         for kind in ("linear", "cosine")
         for warmup in (0, 3)
     )
+
+
+class WithASpare(nn.Module):
+    """Of two layers only one is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """`(rows, 3)` → `(rows, 1)`."""
+        logits: Tensor = self.used(rows)
+        return logits
+
+
+def test_a_layer_that_the_network_does_not_use_feels_the_penalty_alone() -> None:
+    x, y = data()
+    before = {name: torch.ones_like(tensor.detach()) for name, tensor in WithASpare().named_parameters()}
+    problem = Problem(WithASpare(), log_loss, x, y, TrainingOptions(l2=0.5))
+    after = local.train(problem, before, [torch.arange(20)], rate=0.1).state
+    assert after["spare.weight"].tolist() == [[pytest.approx(0.9)] * 3]
+    assert after["spare.bias"].item() == 1.0
+    assert gradient(problem, before).state["spare.weight"].tolist() == [[1.0] * 3]
