@@ -49,7 +49,7 @@ class EvaluationOptions(Record):
     """How the final model is measured at every hospital."""
 
     resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples of each interval")
-    own: bool = Field(True, description="also train what each hospital could do alone, to say whether federating helped")
+    own: bool = Field(True, description="also train each hospital's own model, to say whether federating helped")
     pooled: bool = Field(False, description="also train on all hospitals' rows together; only where that is lawful")
 
 

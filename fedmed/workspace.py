@@ -22,7 +22,6 @@ from fedmed.files import write_json
 from fedmed.journal import Journal
 from fedmed.settings import Settings, read_settings
 
-
 _held: set[Path] = set()
 
 

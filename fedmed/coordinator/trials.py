@@ -49,15 +49,13 @@ def _figures(compared: Compared) -> Iterator[tuple[str, float]]:
     """Such as `fedavg/auroc`, `fedavg/auroc/deviation`, `scaffold/auroc/difference` and `fedavg/bytes_down`."""
     for strategy, of in compared.strategies.items():
         for metric, found in of.metrics.items():
-            told = {
-                "": found.value and found.value.mean,
-                "/deviation": found.value and found.value.deviation,
-                "/low": found.value and found.value.low,
-                "/high": found.value and found.value.high,
-                "/difference": found.difference and found.difference.mean,
-                "/worst": found.spread and found.spread.worst,
-                "/over_hospitals": found.spread and found.spread.deviation,
-            }
+            told: dict[str, float | None] = {}
+            if (value := found.value) is not None:
+                told |= {"": value.mean, "/deviation": value.deviation, "/low": value.low, "/high": value.high}
+            if found.difference is not None:
+                told["/difference"] = found.difference.mean
+            if found.spread is not None:
+                told |= {"/worst": found.spread.worst, "/over_hospitals": found.spread.deviation}
             yield from ((f"{strategy}/{metric}{key}", value) for key, value in told.items() if value is not None)
         if of.validation_loss is not None:
             yield f"{strategy}/validation_loss", of.validation_loss.mean

@@ -246,6 +246,8 @@ def losses_of_strategies(path: Path, losses: Mapping[str, Sequence[Sequence[floa
         losses: strategy → of each seed the loss of every round, None where none is told. Losses far above the first
             round's, of a strategy that diverges, are cut off at the upper edge.
     """
+    from matplotlib.ticker import MaxNLocator
+
     known = [loss for runs in losses.values() for run in runs for loss in run if loss is not None]
     first = [run[0] for runs in losses.values() for run in runs if run and run[0] is not None]
     with _grid(path, 1, "Loss on the validation rows, by round", height=3.8, width=7.2) as (axes,):
@@ -256,12 +258,12 @@ def losses_of_strategies(path: Path, losses: Mapping[str, Sequence[Sequence[floa
             told = [[run[place] for run in runs if len(run) > place] for place in range(max(map(len, runs), default=0))]
             mean = [_mean(of) if len(of) == len(runs) else None for of in told]
             steps, values = _points(list(enumerate(mean, 1)))
-            dot = {"marker": "o", "markersize": 4} if len(steps) == 1 else {}
-            axes.plot(steps, values, color=colour, linestyle=style, linewidth=1.7, label=strategy, **dot)
+            dot = "o" if len(steps) == 1 else ""
+            axes.plot(steps, values, color=colour, linestyle=style, linewidth=1.7, marker=dot, label=strategy)
         if known and first:
             low, high = min(known), min(max(known), 1.25 * max(first))
             axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("round; a thin line is one seed")
         axes.set_ylabel("loss")
         axes.figure.legend(loc="outside right center", frameon=False)

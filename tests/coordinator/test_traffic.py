@@ -29,7 +29,15 @@ def invitation(site: str, number: int, purpose: Any, **models: int) -> Invitatio
 
 def update(site: str, number: int) -> Update:
     return Update(
-        run="r", round=number, sender=site, plan=DIGEST, base=DIGEST, weight=1, rows=1, loss=1.0, payload=payload(UPDATE)
+        run="r",
+        round=number,
+        sender=site,
+        plan=DIGEST,
+        base=DIGEST,
+        weight=1,
+        rows=1,
+        loss=1.0,
+        payload=payload(UPDATE),
     )
 
 

@@ -83,7 +83,11 @@ def test_names_of_strategies_are_those_that_there_are() -> None:
 
 @pytest.mark.parametrize(
     ("names", "says"),
-    [("fedavg,foo", "no strategy 'foo'; there are fedavg, mean"), ("", "no strategy was named"), ("mean,mean", "twice")],
+    [
+        ("fedavg,foo", "no strategy 'foo'; there are fedavg, mean"),
+        ("", "no strategy was named"),
+        ("mean,mean", "twice"),
+    ],
 )
 def test_a_strategy_that_there_is_not_is_named(names: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says):

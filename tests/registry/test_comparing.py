@@ -146,7 +146,7 @@ def test_long_curves_and_many_parameters_are_logged_whole(
     long = replace(
         long,
         release=replace(long.release, parameters={f"key{place}": place for place in range(150)}),
-        curves={"bytes_up": {number: 1.0 for number in range(1, 1201)}},
+        curves={"bytes_up": dict.fromkeys(range(1, 1201), 1.0)},
     )
     answer = register_comparison(release(trials=[long]), "fedmed", tracking)
     child = client.get_run(answer.variants["mean-1"])
