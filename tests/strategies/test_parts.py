@@ -194,6 +194,26 @@ def test_frozen_layers_do_not_move_anywhere_and_do_not_travel(name: str) -> None
         assert not any("body" in key for key in kept.personal)
 
 
+def test_frozen_layers_do_not_move_between_the_steps_of_a_round_either() -> None:
+    # Head and body apart: with the body as it was, the head is a logistic regression on what the body gives.
+    parts = parts_of(MLP, frozen=["body.*"])
+    problem = problems_on(MLP, (3,))["b"]
+    problem = problem._replace(
+        options=problem.options.model_copy(update={"local_epochs": 5, "batch_size": 4, "l2": 0.0})
+    )
+    start = initial_weights(MLP, torch_generator(1, "start"))
+    sent, _ = take_turn(STRATEGIES["fedavg"], AggregationOptions(), problem, "b", 1, start, {}, Kept(), parts)
+    body = torch.relu(problem.features @ start["body.1.weight"].T + start["body.1.bias"])
+    head = problem._replace(network=nn.Linear(4, 1), features=body)
+    alone = {"weight": start["head.weight"], "bias": start["head.bias"]}
+    expected, _ = take_turn(
+        STRATEGIES["fedavg"], AggregationOptions(), head, "b", 1, alone, {}, Kept(), parts_of(head.network)
+    )
+    assert sent.fitted.steps == 25
+    for name, change in expected.change.items():
+        assert torch.allclose(sent.change[f"head.{name}"], change, atol=1e-6)
+
+
 def test_personal_and_frozen_together_with_batch_normalisation() -> None:
     parts = parts_of(CNN, personal=["head.*"], frozen=["body.0.*"], keep_normalisation=False)
     strategy = STRATEGIES["scaffold"]
