@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,17 @@ class Console:
     as_json: bool
 
     def open(self) -> Workspace:
-        """The workspace.
+        """The workspace; a network of one's own may lie in its folder (last on the path, so that it hides nothing).
 
         Raises:
             WorkspaceError: if there is none.
         """
         from fedmed.workspace import Workspace
 
-        return Workspace(self.workspace)
+        workspace = Workspace(self.workspace)
+        if str(workspace.root) not in sys.path:
+            sys.path.append(str(workspace.root))
+        return workspace
 
     @property
     def root(self) -> Path:
