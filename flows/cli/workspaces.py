@@ -15,6 +15,7 @@ HOME_IGNORED = """\
 """
 RECORDS_IGNORED = "*\n!.gitignore\n"
 WORKSPACE_IGNORED = "/coordinator/\n/comparison/\n/.prefect/\n"
+DVC_IGNORED = "# Many files, none of them an input of a stage.\n/comparison\n/coordinator/exchange\n"
 WHOLLY_IGNORED = "# `fedmed run --cohort` made this workspace; none of it belongs in the git repository around it.\n*\n"
 
 
@@ -43,6 +44,7 @@ def make_workspace(folder: Path, cohort: str, *, in_git: bool = True) -> list[st
         "params.yaml": parameters_for(cohort),
         declaration: template(declaration),
         **{name: template(name) for name in PIPELINE},
+        ".dvcignore": DVC_IGNORED,
         ".gitignore": WORKSPACE_IGNORED if in_git else WHOLLY_IGNORED,
     }
     texts["dvc.yaml"] = _without_sources(texts["dvc.yaml"])
