@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from torch import Tensor, nn
@@ -94,6 +94,7 @@ def make_plan(
     check_quorum(len(participants), settings.federation.quorum, "the plan has", absent)
     strategy = STRATEGIES[settings.aggregation.strategy]
     weights = _weights(settings, strategy, admissions, participants)
+    _check_schedule(settings, strategy, participants)
     network = network_for(cohort, settings.model)
     begin = start.weights if start else initial_weights(network, torch_generator(settings.training.seed, "start"))
     first = to_bytes(begin)
@@ -149,6 +150,15 @@ def _post_memory(run: str, network: nn.Module, begin: Weights, settings: Setting
     )
     memory = strategy.init(travelling(begin, parts)[0], settings.aggregation)
     post_memory(run, 0, memory, strategy, exchange)
+
+
+def _check_schedule(settings: Settings, strategy: Strategy, participants: Sequence[str]) -> None:
+    """Whether every round has its hospitals: a recorded order of arrival may be too short."""
+    last = strategy.rounds(settings.training.rounds)
+    try:
+        strategy.schedule(participants, last, settings.training.seed, settings.aggregation)
+    except ValueError as problem:
+        raise SettingsError(f"parameters: {problem}") from None
 
 
 def _weights(
