@@ -88,7 +88,8 @@ def _tell(console: Console, folder: Path, outcome: dict[str, Any]) -> None:
     compared = Compared.model_validate(outcome["comparison"])
     lines = [table(*short_table(compared)), ""]
     lines += [f"  {variant} was not finished: {reason}" for variant, reason in compared.failed.items()]
-    lines += [f"  Means over hospitals of the test figures ± deviation over {len(compared.seeds)} seeds."]
+    seeds = f", ± standard deviation over {len(compared.seeds)} seeds" if len(compared.seeds) > 1 else ""
+    lines += [f"  Test figures as means over hospitals{seeds}. Choose by the validation loss."]
     console.result({**outcome, "folder": str(folder)}, "\n".join(lines))
     console.say(f"\nTables and plots: {folder}   ·   pages: fedmed ui")
     if compared.failed:
