@@ -16,7 +16,7 @@ from fedmed.coordinator.admission import Admissions, check_quorum, invite_to_val
 from fedmed.coordinator.evaluation import plan_of
 from fedmed.coordinator.history import read_history
 from fedmed.coordinator.plan import invite_to_statistics, run_id
-from fedmed.coordinator.rounds import invite, rounds_of, stalled
+from fedmed.coordinator.rounds import comparable_losses, invite, record_round, rounds_of, stalled
 from fedmed.coordinator.runs import begin_run, finish_run, forget_reports, keep_admissions, read_admissions
 from fedmed.coordinator.start import start_of
 from fedmed.errors import SettingsError
@@ -129,19 +129,22 @@ def train_in_rounds(place: Workspace, *, force: bool = False) -> None:
     coordinator.plan(place.root, run, admissions, described.answered)
     rounds = rounds_of(plan_of(run, place.exchange()))
     refused: dict[int, dict[str, str]] = {}
-    losses: list[float | None] = []
     with show_progress(f"round 0 of {rounds}") as progress:
         for number in range(1, rounds + 1):
-            ended = federated_round(place.root, run, number, rounds, quorum, cell)
-            refused[number] = ended["refused"]
-            losses.append(ended["loss"])
+            refused[number] = federated_round(place.root, run, number, rounds, quorum, cell)["refused"]
             progress(number, rounds)
-            if stalled(losses, settings.training.patience):
+            if settings.training.patience and stalled(_losses(place, run, refused), settings.training.patience):
                 place.journal().add("stalled", run=run, round=number)
                 break
-    coordinator.choose(place.root, run, refused, len(losses))
+    coordinator.choose(place.root, run, refused, len(refused))
     finish_run(place, run)
     show_rounds(read_history(place.training_folder)[0])
+
+
+def _losses(place: Workspace, run: str, refused: dict[int, dict[str, str]]) -> list[float | None]:
+    exchange = place.exchange()
+    plan = plan_of(run, exchange)
+    return comparable_losses([record_round(plan, number, reasons, exchange) for number, reasons in refused.items()])
 
 
 def test_at_every_site(place: Workspace) -> None:

@@ -239,7 +239,7 @@ def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exc
 
 
 def choose_round(rounds: Sequence[RoundRecord]) -> RoundRecord:
-    """The round with the least validation loss over all hospitals' validation rows; the earliest of equals.
+    """The round with the least validation loss, see :func:`comparable_losses`; the earliest of equals.
 
     Where no hospital may tell its validation loss, the last round is chosen.
 
@@ -248,8 +248,27 @@ def choose_round(rounds: Sequence[RoundRecord]) -> RoundRecord:
     """
     if not rounds:
         raise ValueError("expected at least one round, got none")
-    told = [(record.validation_loss, record.round, record) for record in rounds if record.validation_loss is not None]
+    losses = comparable_losses(rounds)
+    told = [(loss, record.round, record) for loss, record in zip(losses, rounds, strict=True) if loss is not None]
     return min(told, key=lambda entry: entry[:2])[2] if told else rounds[-1]
+
+
+def comparable_losses(rounds: Sequence[RoundRecord]) -> list[float | None]:
+    """Each round's mean validation loss over the rows of the hospitals that tell theirs in every round.
+
+    A small hospital may tell its loss in one round and not in the next, as disclosure rules go by the predictions; the
+    mean over whoever tells would then move although no model did. Where no hospital tells in every round, the mean is
+    over whoever tells in each.
+    """
+    always = [
+        site
+        for site in (rounds[0].sites if rounds else ())
+        if all((entry := record.sites.get(site)) and entry.validation_loss is not None for record in rounds)
+    ]
+    if not always:
+        return [record.validation_loss for record in rounds]
+    entries = [[record.sites[site] for site in always] for record in rounds]
+    return [_mean([(entry.validation_loss, entry.validation_rows) for entry in round_]) for round_ in entries]
 
 
 def _at(exchange: Exchange, address: Address, kind: type[M]) -> M | None:

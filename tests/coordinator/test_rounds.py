@@ -23,6 +23,7 @@ from fedmed.coordinator.rounds import (
     SiteRound,
     aggregate_round,
     choose_round,
+    comparable_losses,
     invite,
     invite_to_train,
     model_of,
@@ -369,6 +370,26 @@ def test_the_round_with_the_least_validation_loss_is_chosen_the_earliest_of_equa
     assert choose_round(rounds(*losses)).round == chosen
     if any(loss is not None for loss in losses):
         assert choose_round(rounds(*losses)[::-1]).round == chosen
+
+
+def test_a_hospital_that_falls_silent_moves_no_choice() -> None:
+    model = Payload(sha256="a" * 64, size=1)
+
+    def record(number: int, **losses: float | None) -> RoundRecord:
+        sites = {site: SiteRound(validation_loss=loss, validation_rows=10) for site, loss in losses.items()}
+        told = [loss for loss in losses.values() if loss is not None]
+        mean = sum(told) / len(told)
+        return RoundRecord(
+            round=number, model=model, participants=(), train_loss=1.0, validation_loss=mean, sites=sites
+        )
+
+    # In round 2 the hospital with the high loss may not tell it: the mean falls, but no model became better.
+    records = [record(1, north=0.4, south=0.9), record(2, north=0.5, south=None), record(3, north=0.3, south=0.9)]
+    assert [entry.validation_loss for entry in records] == pytest.approx([0.65, 0.5, 0.6])
+    assert comparable_losses(records) == pytest.approx([0.4, 0.5, 0.3])
+    assert choose_round(records).round == 3
+    nobody = [record(1, north=0.4, south=None), record(2, north=None, south=0.2)]
+    assert comparable_losses(nobody) == pytest.approx([0.4, 0.2])
 
 
 def test_without_a_round_nothing_is_chosen() -> None:
