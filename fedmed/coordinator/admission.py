@@ -12,7 +12,7 @@ from typing import Self
 from fedmed.data.partition import PartitionReceipt
 from fedmed.errors import QuorumNotMet, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch
-from fedmed.exchange.messages import COORDINATOR, Address, Admission, Invitation
+from fedmed.exchange.messages import COORDINATOR, Address, Admission, Invitation, Purpose
 from fedmed.settings import Settings
 from fedmed.typed_yaml import Record
 
@@ -46,6 +46,11 @@ class Admissions(Record):
     def admitted(self) -> list[str]:
         """Names of the admitted hospitals, sorted."""
         return sorted(site for site, admission in self.sites.items() if admission.admitted)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Admitted hospital → the partition with which it was admitted."""
+        return {site: self.fingerprint(site) for site in self.admitted}
 
     def fingerprint(self, site: str) -> str:
         """The partition with which a hospital was admitted."""
@@ -94,16 +99,21 @@ def validation_id(settings: Settings, receipts: Mapping[str, PartitionReceipt]) 
 
 def invite_to_validate(settings: Settings, receipts: Mapping[str, PartitionReceipt]) -> list[Invitation]:
     """One invitation a hospital, in site order."""
-    run = validation_id(settings, receipts)
+    fingerprints = {site: receipt.fingerprint for site, receipt in receipts.items()}
+    return invite_sites(validation_id(settings, receipts), "validate", fingerprints, settings)
+
+
+def invite_sites(run: str, purpose: Purpose, fingerprints: Mapping[str, str], settings: Settings) -> list[Invitation]:
+    """One invitation for each hospital that is named with the partition that is meant, in site order; no plan yet."""
     return [
         Invitation(
             run=run,
             recipient=site,
-            purpose="validate",
+            purpose=purpose,
             minimum_cell=settings.privacy.minimum_cell,
-            fingerprint=receipts[site].fingerprint,
+            fingerprint=fingerprints[site],
         )
-        for site in sorted(receipts)
+        for site in sorted(fingerprints)
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedmed.aggregation.description import Summary, Told, described, description_layout, read_tables, summarise
-from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of
+from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of, invite_sites
 from fedmed.data.cohort import Cohort
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch
@@ -46,18 +46,9 @@ def invite_to_describe(settings: Settings, cohort: Cohort, admissions: Admission
     """
     if not admissions.admitted:
         raise QuorumNotMet("no hospital is admitted, so there is nothing to describe; see `fedmed validate`")
-    partitions = {site: admissions.fingerprint(site) for site in admissions.admitted}
+    partitions = admissions.fingerprints
     run = "description-" + digest_of(partitions, settings.privacy.minimum_cell, cohort.digest, code_digest())[:10]
-    return [
-        Invitation(
-            run=run,
-            recipient=site,
-            purpose="describe",
-            minimum_cell=settings.privacy.minimum_cell,
-            fingerprint=partitions[site],
-        )
-        for site in admissions.admitted
-    ]
+    return invite_sites(run, "describe", partitions, settings)
 
 
 def gather_descriptions(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.aggregation.statistics import plausible, pool_statistics
-from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of
+from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of, invite_sites
 from fedmed.data.cohort import Cohort
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, SettingsError
 from fedmed.exchange.base import Exchange, fetch, reference
@@ -51,16 +51,7 @@ def run_id(settings: Settings, cohort: Cohort, admissions: Admissions, start: Mo
 
 def invite_to_statistics(run: str, admissions: Admissions, settings: Settings) -> list[Invitation]:
     """Ask the admitted hospitals for the sums from which means and deviations over all of them follow."""
-    return [
-        Invitation(
-            run=run,
-            recipient=site,
-            purpose="statistics",
-            minimum_cell=settings.privacy.minimum_cell,
-            fingerprint=admissions.fingerprint(site),
-        )
-        for site in admissions.admitted
-    ]
+    return invite_sites(run, "statistics", admissions.fingerprints, settings)
 
 
 def make_plan(
