@@ -1,4 +1,4 @@
-"""The section of docs/benchmarks.md on FLamby, written from results/flamby.json: no figure in it is typed by hand."""
+"""The section of docs/benchmarks.md on FLamby, written from results/flamby.json: no figure in its tables is typed by hand."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 PUBLISHED = ROOT / "benchmarks" / "results" / "flamby_published.json"
 BEGIN, END = "<!-- written by benchmarks/flamby.py from here -->", "<!-- to here -->"
 TEST_OVER_TRAIN = 0.25 / 0.60
+MOST_LOST = 0.01
 TEST_ROWS = (104, 89, 16, 45, 254)
 
 INTRODUCTION = """\
@@ -111,6 +112,13 @@ other splits. Differences with 95 % intervals as above, paired by split.
 
 | cohort | federated | pooled | alone | federated − pooled | federated − alone |
 |---|---|---|---|---|---|"""
+
+THREE_NOTE = """\
+Aim: at most .01 under the model that is trained in one place, and above the local ones. Met: {met}. Missed: {missed}.
+For PhysioNet a dozen other options (smaller steps, more passes, smaller batches, FedAvgM, FedAdam, FedProx, equal
+weights) were not clearly better on the validation rows of three other splits (.805 to .820 beside .818), so the
+figures above were left as they came first. PneumoniaMNIST with plain FedAvg had .976 on the validation rows of one
+split, where pooled training had .988 and FedAvgM .987."""
 
 COHORTS = {
     "eicu_demo": "eICU demo, 5 regions, death in hospital; logistic regression, FedAvg",
@@ -308,7 +316,7 @@ def _brca(results: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]
 
 
 def _three(results: Mapping[str, Any]) -> list[str]:
-    lines = [THREE]
+    lines, met, missed = [THREE], list[str](), list[str]()
     for name, title in COHORTS.items():
         splits = [result for key, result in results.items() if key.startswith(f"three ways/{name}/")]
         if len(splits) < 2:
@@ -319,4 +327,7 @@ def _three(results: Mapping[str, Any]) -> list[str]:
             _signed(corrected_interval(means["federated"] - means[way], TEST_OVER_TRAIN)) for way in ("pooled", "alone")
         ]
         lines.append(_line([title, *cells, *against]))
-    return ["\n".join(lines)]
+        loss, gain = (float((means["federated"] - means[way]).mean()) for way in ("pooled", "alone"))
+        (met if loss >= -MOST_LOST and gain > 0 else missed).append(f"{title.partition(',')[0]} ({loss:+.4f})")
+    told = {"met": ", ".join(met) or "none", "missed": ", ".join(missed) or "none"}
+    return ["\n".join(lines), THREE_NOTE.format(**told).replace("(-", "(−")]
