@@ -1,4 +1,4 @@
-"""The section of docs/benchmarks.md on FLamby, written from results/flamby.json: no figure in its tables is typed by hand."""
+"""The section of docs/benchmarks.md on FLamby, whose tables are written from results/flamby.json alone."""
 
 from __future__ import annotations
 
