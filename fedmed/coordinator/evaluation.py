@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedmed.coordinator.history import write_csv
+from fedmed.coordinator.reports import check_report
+from fedmed.coordinator.rounds import model_of
 from fedmed.data.cohort import Kind
-from fedmed.errors import ExchangeError, MessageRefused, WorkspaceError
+from fedmed.errors import ExchangeError, WorkspaceError
 from fedmed.evaluation.fairness import Spread, spread
 from fedmed.evaluation.kinds import KINDS
 from fedmed.evaluation.measurement import Measurement
@@ -82,17 +84,16 @@ def post_model(plan: Plan, weights: Weights, recipient: str, number: int, exchan
 def gather_reports(
     run: str, number: int, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange
 ) -> Evaluation:
-    """The reports that were posted on the model of round `number`."""
+    """The reports that were posted on the model of round `number`; what no test can have given is refused."""
     reports, refused = {}, dict(failed)
+    cohort, tested = plan_of(run, exchange).cohort, model_of(run, number, exchange)
     for site in sorted(answered):
         try:
             report = fetch(exchange, Address(run, number, "report", site, COORDINATOR), TestReport)
-            if "federated" not in report.measurements:
-                raise MessageRefused(f"{site}: the report has no measurements of the federated model")
+            check_report(report, cohort, tested.payload.sha256)
             reports[site] = report
         except ExchangeError as problem:
             refused[site] = str(problem)
-    cohort = plan_of(run, exchange).cohort
     return Evaluation(
         run=run,
         round=number,

@@ -16,6 +16,7 @@ from fedmed.typed_yaml import Record
 GRID = tuple(step / 20 for step in range(21))
 DECIMALS = 4
 RISK_GROUPS = 3
+BINS = 10
 
 
 class RocCurve(Record):
@@ -95,7 +96,7 @@ def roc_curve(probability: ArrayLike, label: ArrayLike, *, minimum_cell: int = D
 
 
 def calibration_curve(
-    probability: ArrayLike, label: ArrayLike, *, minimum_cell: int = DEFAULT_MINIMUM, bins: int = 10
+    probability: ArrayLike, label: ArrayLike, *, minimum_cell: int = DEFAULT_MINIMUM, bins: int = BINS
 ) -> tuple[CalibrationBin, ...] | None:
     """Observed against predicted risk in bins of similar prediction.
 

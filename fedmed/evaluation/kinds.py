@@ -36,6 +36,7 @@ class Kind:
     """The functions and names of one kind of target.
 
     Args:
+        names: number of classes → all measurements of the test rows, `rows` first.
         validated: metrics that a round tells of the validation rows, beside the loss.
         headline: what pages and summaries show of the test rows, the foremost first.
         drawn: what is drawn of every model, beside the curves.
@@ -51,6 +52,7 @@ class Kind:
         classes: labels, number of classes, horizon → patients of each class, as small cells are counted.
     """
 
+    names: Callable[[int], tuple[str, ...]]
     validated: tuple[str, ...]
     headline: tuple[str, ...]
     drawn: tuple[str, ...]
@@ -260,6 +262,7 @@ def some_rows(prediction: Prediction, rows: NDArray[np.bool_]) -> Prediction:
 
 KINDS: Mapping[str, Kind] = {
     "binary": Kind(
+        names=lambda classes: disclosure.NAMES,
         validated=("accuracy", "auroc", "auprc", "brier"),
         headline=("accuracy", "auroc", "auprc", "brier"),
         drawn=("accuracy", "brier"),
@@ -274,6 +277,7 @@ KINDS: Mapping[str, Kind] = {
         classes=_of_two,
     ),
     "multiclass": Kind(
+        names=multiclass.names_of,
         validated=("balanced_accuracy", "accuracy", "macro_auroc", "macro_auprc", "brier"),
         headline=("balanced_accuracy", "accuracy", "macro_auroc", "brier"),
         drawn=("balanced_accuracy", "brier"),
@@ -288,6 +292,7 @@ KINDS: Mapping[str, Kind] = {
         classes=_of_many,
     ),
     "survival": Kind(
+        names=lambda classes: disclosure.SURVIVAL_NAMES,
         validated=("c_index",),
         headline=("c_index", "integrated_brier"),
         drawn=("c_index", "integrated_brier"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 LOWER_IS_BETTER = frozenset({"loss", "log_loss", "brier", "integrated_brier"})
 COUNTS = frozenset({"rows", "events"})
+UNBOUNDED = frozenset({"loss", "log_loss", "calibration_slope", "calibration_intercept"})
 _WORDS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
