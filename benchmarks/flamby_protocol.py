@@ -260,7 +260,7 @@ def _apply(
         grid,
         parts,
         sites=len(updates),
-        rate=method.options.learning_rate,
+        rate=method.options.learning_rate or 1.0,
     )
 
 

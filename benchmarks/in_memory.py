@@ -23,13 +23,13 @@ from fedmed.models.networks import ModelOptions, initial_weights, network_for
 from fedmed.models.parts import parts_of
 from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.seeds import torch_generator
-from fedmed.strategies.aggregate import aggregate
+from fedmed.strategies.aggregate import aggregate, server_rate
 from fedmed.strategies.base import Memory
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.table import STRATEGIES
 from fedmed.strategies.turn import Kept, take_turn
 from fedmed.strategies.update import encode_update, travelling
-from fedmed.training.local import Problem, TrainingOptions, factor, loss_of
+from fedmed.training.local import Problem, TrainingOptions, loss_of
 from fedmed.training.losses import loss_for
 from fedmed.weights import Weights
 
@@ -110,7 +110,7 @@ def rounds(
             )
             shape = travelling(base, parts)
             updates[turn.site] = encode_update(sent, *shape, strategy, weighed[turn.site], grid)
-        rate = options.learning_rate * factor(number, training.rounds, options.schedule, options.warmup)
+        rate = server_rate(strategy, options, number, training.rounds)
         taking = {site: weighed[site] for site in updates}
         state, memory = aggregate(
             strategy, options, state, memory, updates, taking, grid, parts, sites=len(problems), rate=rate

@@ -25,11 +25,10 @@ from fedmed.exchange.messages import (
 )
 from fedmed.models.networks import network_for, state_of
 from fedmed.models.parts import Parts, parts_of
-from fedmed.strategies.aggregate import aggregate
+from fedmed.strategies.aggregate import aggregate, server_rate
 from fedmed.strategies.base import Memory, Strategy, Turn
 from fedmed.strategies.table import STRATEGIES
 from fedmed.strategies.update import blocks, travelling
-from fedmed.training.local import factor
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout, Weights, from_bytes, layout_of, to_bytes
 
@@ -189,7 +188,7 @@ def aggregate_round(
         plan.grid,
         desk.parts,
         sites=len(plan.participants),
-        rate=options.learning_rate * factor(number, rounds_of(plan), options.schedule, options.warmup),
+        rate=server_rate(desk.strategy, options, number, rounds_of(plan)),
         staleness={site: number - 1 - turns[site].base for site in updates},
         started={
             site: weights_of(plan, model_of(plan.run, turns[site].base, exchange).payload, exchange)
@@ -336,6 +335,8 @@ def _checked_update(message: Update, plan: Plan, turns: Mapping[str, Turn], valu
     bound = plan.grid.limit * message.weight * 2.0**plan.grid.exponent + 0.5
     if float(update.double().abs().max()) > bound:
         raise MessageRefused(f"{where}: the update is larger than ±{plan.grid.limit:g} times its weight")
+    if int(update[-1]) <= 0:
+        raise MessageRefused(f"{where}: its normaliser, the last number of an update, is not positive")
     return update
 
 

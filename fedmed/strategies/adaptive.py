@@ -49,6 +49,6 @@ def step(
 
 
 FEDADAGRAD, FEDADAM, FEDYOGI = (
-    Strategy(local_sgd, apply=partial(step, second), init=moments) for second in (adagrad, adam, yogi)
+    Strategy(local_sgd, apply=partial(step, second), init=moments, rate=0.1) for second in (adagrad, adam, yogi)
 )
 """FedAdagrad, FedAdam, FedYogi: Reddi et al. 2021, ICLR, Algorithm 2; no bias correction, as there."""

@@ -13,6 +13,7 @@ from fedmed.strategies.base import Memory, Round, Strategy
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.robust import COMBINE
 from fedmed.strategies.update import as_moments, behind, blocks, decode_update, from_moments, travelling
+from fedmed.training.local import factor
 from fedmed.weights import Weights, map_weights
 
 
@@ -75,6 +76,17 @@ def aggregate(
         {name: state[name].to(base[name].dtype) for name in base},
         {name: tensor.float() for name, tensor in remembered.items()},
     )
+
+
+def server_rate(strategy: Strategy, options: AggregationOptions, number: int, rounds: int) -> float:
+    """The server's step size in round `number` of `rounds`.
+
+    >>> from fedmed.strategies.table import STRATEGIES
+    >>> server_rate(STRATEGIES["fedadam"], AggregationOptions(schedule="linear"), 2, 2)
+    0.05
+    """
+    own = options.learning_rate or strategy.rate
+    return own * factor(number, rounds, options.schedule, options.warmup)
 
 
 def combine(

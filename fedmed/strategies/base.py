@@ -163,6 +163,7 @@ class Strategy(NamedTuple):
         extra: names of the extras that `client` sends.
         shares_memory: whether the server's memory goes to the hospitals.
         keeps_normalisation: whether every hospital keeps normalisation layers to itself.
+        rate: the server's step size, where params.yaml leaves it to the strategy.
     """
 
     client: Callable[[Site, AggregationOptions], Sent]
@@ -175,6 +176,7 @@ class Strategy(NamedTuple):
     extra: tuple[str, ...] = ()
     shares_memory: bool = False
     keeps_normalisation: bool = False
+    rate: float = 1.0
 
 
 def zeros(like: Weights) -> dict[str, Tensor]:

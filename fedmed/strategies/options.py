@@ -36,7 +36,9 @@ class AggregationOptions(Record):
     combine: CombineName = Field("mean", description="how updates become one: the exact mean, or a robust rule")
     participation: float = Field(1.0, gt=0, le=1, description="share of the hospitals invited to a round, drawn anew")
     largest_share: float = Field(1.0, gt=0, le=1, description="largest share of the weight that one hospital may have")
-    learning_rate: float = Field(1.0, gt=0, description="the server's step size")
+    learning_rate: float = Field(
+        0.0, ge=0, description="the server's step size; 0: the strategy's own, 0.1 for the adaptive ones and else 1"
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how the server's step size falls over the rounds"
     )

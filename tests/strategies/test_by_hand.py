@@ -19,6 +19,7 @@ from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.table import STRATEGIES
 from fedmed.training.local import TrainingOptions
 
+FULL_STEP = {"learning_rate": 1.0}
 TWO_STEPS = {"learning_rate": 0.5, "local_epochs": 2, "batch_size": 3, "rounds": 2}
 
 
@@ -48,15 +49,15 @@ BY_HAND: dict[str, tuple[dict[str, Any], list[list[float]]]] = {
     # v₁ = ¾ t̄; Δ₂ = ¾ · ¼ t̄, v₂ = ½ · ¾ t̄ + 3/16 t̄ = 9/16 t̄; w₂ = 21/16 t̄
     "fedavgm": ({"momentum": 0.5}, [[2.25, -2.25], [3.9375, -3.9375]]),
     # Δ = ±9/4, τ = 3: v = 9 + 81/16 = (15/4)²; 9/4 / (15/4 + 3)
-    "fedadagrad": ({"beta1": 0.0, "tau": 3.0}, [[1 / 3, -1 / 3]]),
+    "fedadagrad": ({**FULL_STEP, "beta1": 0.0, "tau": 3.0}, [[1 / 3, -1 / 3]]),
     # v = 40/63 · 9 + 23/63 · 81/16 = (11/4)²; 9/4 / (11/4 + 3)
-    "fedadam": ({"beta1": 0.0, "beta2": 40 / 63, "tau": 3.0}, [[9 / 23, -9 / 23]]),
-    "fedadam with β₁ = ½": ({"beta1": 0.5, "beta2": 40 / 63, "tau": 3.0}, [[9 / 46, -9 / 46]]),
+    "fedadam": ({**FULL_STEP, "beta1": 0.0, "beta2": 40 / 63, "tau": 3.0}, [[9 / 23, -9 / 23]]),
+    "fedadam with β₁ = ½": ({**FULL_STEP, "beta1": 0.5, "beta2": 40 / 63, "tau": 3.0}, [[9 / 46, -9 / 46]]),
     # v = 9 - 44/81 · 81/16 = (5/2)²; 9/4 / (5/2 + 3)
-    "fedyogi": ({"beta1": 0.0, "beta2": 37 / 81, "tau": 3.0}, [[9 / 22, -9 / 22]]),
+    "fedyogi": ({**FULL_STEP, "beta1": 0.0, "beta2": 37 / 81, "tau": 3.0}, [[9 / 22, -9 / 22]]),
     # v = 1 + 44/81 · 81/16 = 15/4, since v < Δ²
     "fedyogi where v is below Δ²": (
-        {"beta1": 0.0, "beta2": 37 / 81, "tau": 1.0},
+        {**FULL_STEP, "beta1": 0.0, "beta2": 37 / 81, "tau": 1.0},
         [[2.25 / (math.sqrt(3.75) + 1), -2.25 / (math.sqrt(3.75) + 1)]],
     ),
     # c_north = -(9, 0) and c_south = -(0, -3), c = (-4.5, 1.5): North is now pulled to (7.5, -1.5), South to (4.5, -2.5)

@@ -12,12 +12,12 @@ from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.models.networks import initial_weights
 from fedmed.models.parts import Parts, parts_of
 from fedmed.seeds import torch_generator
-from fedmed.strategies.aggregate import aggregate
+from fedmed.strategies.aggregate import aggregate, server_rate
 from fedmed.strategies.base import Strategy
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.turn import Kept, take_turn
 from fedmed.strategies.update import encode_update, travelling
-from fedmed.training.local import Problem, TrainingOptions, factor
+from fedmed.training.local import Problem, TrainingOptions
 from fedmed.weights import Weights
 
 torch.set_num_threads(1)  # as in tasks.site: on problems this small, torch's own threads only wait for each other
@@ -86,7 +86,7 @@ def federate(
             grid,
             parts,
             sites=len(problems),
-            rate=options.learning_rate * factor(number, rounds, options.schedule, options.warmup),
+            rate=server_rate(strategy, options, number, rounds),
             staleness={turn.site: number - 1 - turn.base for turn in turns},
             started={turn.site: trace[turn.base].state for turn in turns if turn.base != number - 1},
         )
