@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from fedmed.data.partition import PartitionReceipt
-from fedmed.errors import QuorumNotMet, WorkspaceError
+from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch
 from fedmed.exchange.messages import COORDINATOR, Address, Admission, Invitation, Purpose
 from fedmed.settings import Settings
@@ -25,12 +25,16 @@ class Admissions(Record):
 
     @classmethod
     def gather(cls, validation: str, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange) -> Self:
-        """From the answers in the exchange; a hospital that failed to answer is quarantined for that."""
-        sites = {
-            site: fetch(exchange, Address(validation, 0, "admission", site, COORDINATOR), Admission)
-            for site in answered
-        }
-        for site, reason in failed.items():
+        """From the answers in the exchange; a hospital without an answer that can be used is quarantined for that."""
+        sites, unusable = {}, dict(failed)
+        for site in answered:
+            try:
+                sites[site] = _checked(
+                    fetch(exchange, Address(validation, 0, "admission", site, COORDINATOR), Admission)
+                )
+            except ExchangeError as problem:
+                unusable[site] = str(problem)
+        for site, reason in unusable.items():
             sites[site] = Admission(
                 run=validation,
                 sender=site,
@@ -60,6 +64,13 @@ class Admissions(Record):
     def quarantined(self) -> dict[str, tuple[str, ...]]:
         """Quarantined hospital → the expectations that its data failed."""
         return {site: message.failed for site, message in sorted(self.sites.items()) if not message.admitted}
+
+
+def _checked(admission: Admission) -> Admission:
+    """An answer by which a hospital takes part says which partition it has, and how much of it there is to train on."""
+    if admission.admitted and (admission.fingerprint is None or not admission.rows.get("train")):
+        raise MessageRefused(f"{admission.sender}: expected the fingerprint and training rows of an admitted partition")
+    return admission
 
 
 def digest_of(*parts: object) -> str:

@@ -112,7 +112,7 @@ def _drawable(curves: Curves, cohort: Cohort) -> bool:
         and (roc is None or _shares(roc.true_positive_rate))
         and len(bins) <= BINS
         and len(groups) <= RISK_GROUPS
-        and all(1 <= entry.rows <= LARGEST for entry in (*bins, *groups))
+        and all(1 <= rows <= LARGEST for rows in [*(entry.rows for entry in bins), *(group.rows for group in groups)])
         and all(_shares((entry.mean_prediction, entry.observed_share)) for entry in bins)
         and all(
             1 < len(group.times) == len(group.survival)

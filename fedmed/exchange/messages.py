@@ -142,7 +142,7 @@ class Admission(Message):
     failed: tuple[str, ...]
     expectations: int
     fingerprint: Digest | None
-    rows: dict[str, int | None]
+    rows: dict[str, Annotated[int, Field(ge=0, le=10**9)] | None]
 
 
 class Statistics(Message):

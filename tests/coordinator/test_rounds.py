@@ -218,6 +218,7 @@ HOSTILE: dict[str, tuple[bytes | None, dict[str, Any], str]] = {
     ),
     "is larger than the agreed range": (tensor(2**31 - 1, 0, 0, 0), {}, "larger than ±16 times its weight"),
     "is smaller than the agreed range": (tensor(0, -(2**31), 0, 0), {}, "larger than ±16 times its weight"),
+    "would turn the others' steps round": (tensor(1, 2, 3, -4), {}, "normaliser"),
 }
 
 
