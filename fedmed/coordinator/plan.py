@@ -34,6 +34,8 @@ from fedmed.strategies.base import Memory, Strategy
 from fedmed.strategies.robust import capped
 from fedmed.strategies.table import STRATEGIES
 from fedmed.strategies.update import travelling
+from fedmed.training.losses import loss_for
+from fedmed.training.personal import fine_tuned
 from fedmed.weights import Layout, Weights, from_bytes, sha256, to_bytes
 
 COARSEST = 10
@@ -87,6 +89,9 @@ def make_plan(
     weights = _weights(settings, strategy, admissions, participants)
     _check_schedule(settings, strategy, participants)
     network = network_for(cohort, settings.model)
+    # What hospitals would stumble over in their first round is said before it.
+    loss_for(cohort.target, settings.model, settings.training.loss)
+    fine_tuned(network, settings.personal)
     begin = start.weights if start else initial_weights(network, torch_generator(settings.training.seed, "start"))
     first = to_bytes(begin)
     plan = Plan(
@@ -123,12 +128,20 @@ def make_plan(
     return plan
 
 
-def post_memory(run: str, number: int, memory: Memory, strategy: Strategy, exchange: Exchange) -> None:
+def post_memory(
+    run: str, number: int, memory: Memory, strategy: Strategy, exchange: Exchange, participants: tuple[str, ...] = ()
+) -> None:
     """Post what the strategy keeps after a round, if it keeps anything; to hospitals only if they need it."""
     if memory:
         data = to_bytes(memory)
-        recipient = EVERYONE if strategy.shares_memory else COORDINATOR
-        exchange.post(ServerMemory(run=run, round=number, recipient=recipient, payload=reference(data)), data)
+        message = ServerMemory(
+            run=run,
+            round=number,
+            recipient=EVERYONE if strategy.shares_memory else COORDINATOR,
+            participants=participants,
+            payload=reference(data),
+        )
+        exchange.post(message, data)
 
 
 def _post_memory(run: str, network: nn.Module, begin: Weights, settings: Settings, exchange: Exchange) -> None:

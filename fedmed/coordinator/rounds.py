@@ -155,15 +155,14 @@ def aggregate_round(
     Guarantees:
         An update is used only if it is on this round's model, under this plan, of the declared weight, shape and type.
     """
-    earlier = _at(exchange, Address(plan.run, number, "model", COORDINATOR, EVERYONE), GlobalModel)
-    late = {
-        site: "answered after the round was aggregated"
-        for site in answered
-        if earlier and site not in earlier.participants
-    }
-    if earlier is not None:
-        answered = earlier.participants
     desk = _Desk.of(plan)
+    earlier = _at(exchange, Address(plan.run, number, "model", COORDINATOR, EVERYONE), GlobalModel)
+    begun = earlier or _at(exchange, desk.memory_at(plan, number), ServerMemory)
+    late = {
+        site: "answered after the round was aggregated" for site in answered if begun and site not in begun.participants
+    }
+    if begun is not None:
+        answered = begun.participants
     turns = {turn.site: turn for turn in turns_of(plan, number)}
     base = weights_of(plan, model_of(plan.run, number - 1, exchange).payload, exchange)
     updates, weights, refused = {}, {}, {}
@@ -197,13 +196,15 @@ def aggregate_round(
         },
     )
     payload = to_bytes(state)
-    model = GlobalModel(run=plan.run, round=number, payload=reference(payload), participants=tuple(sorted(updates)))
+    participants = tuple(sorted(updates))
+    model = GlobalModel(run=plan.run, round=number, payload=reference(payload), participants=participants)
     if earlier is not None and earlier != model:
         raise MessageRefused(
             f"round {number}: the model in the exchange is not the sum of its updates; start over with"
             " `fedmed run --force`"
         )
-    post_memory(plan.run, number, memory, desk.strategy, exchange)  # first: where there is a model, there is its memory
+    # First: where there is a model, there is its memory.
+    post_memory(plan.run, number, memory, desk.strategy, exchange, participants)
     exchange.post(model, payload)
     return model, {**refused, **late}
 
@@ -295,6 +296,11 @@ class _Desk(NamedTuple):
         )
         return cls(strategy, parts)
 
+    def memory_at(self, plan: Plan, number: int) -> Address:
+        """Where the strategy's memory after round `number` stands, if it has one."""
+        recipient = EVERYONE if self.strategy.shares_memory else COORDINATOR
+        return Address(plan.run, number, "memory", COORDINATOR, recipient)
+
     def size(self, base: Weights) -> int:
         """How many integers an update has."""
         return sum(blocks(*travelling(base, self.parts), self.strategy))
@@ -305,8 +311,7 @@ def _memory(plan: Plan, number: int, desk: _Desk, base: Weights, exchange: Excha
     layout = layout_of(desk.strategy.init(travelling(base, desk.parts)[0], plan.aggregation))
     if not layout:
         return {}
-    recipient = EVERYONE if desk.strategy.shares_memory else COORDINATOR
-    message = fetch(exchange, Address(plan.run, number, "memory", COORDINATOR, recipient), ServerMemory)
+    message = fetch(exchange, desk.memory_at(plan, number), ServerMemory)
     return from_bytes(exchange.payload(message.payload), layout)
 
 

@@ -126,10 +126,15 @@ class GlobalModel(Message):
 
 
 class ServerMemory(Message):
-    """Coordinator: what its strategy keeps after a round; addressed to everyone only if the strategy shares it."""
+    """Coordinator: what its strategy keeps after a round; addressed to everyone only if the strategy shares it.
+
+    It is posted before the round's model, and names the same participants: a round that was cut short between the two
+    is gone on with by them.
+    """
 
     kind: Literal["memory"] = "memory"
     sender: Party = COORDINATOR
+    participants: tuple[Party, ...] = ()
     payload: Payload
 
 

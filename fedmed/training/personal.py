@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedmed.errors import SettingsError
 from fedmed.models.networks import state_names
@@ -72,17 +72,28 @@ def personalise(
     return Personal(own, fit_shift(outputs, problem.labels, likelihood, options.spread))
 
 
+def fine_tuned(network: nn.Module, options: PersonalOptions) -> set[str]:
+    """Names of the parameters that hospitals train on alone; none where `fine_tune` is empty.
+
+    Raises:
+        SettingsError: if its patterns fit no parameter.
+    """
+    parameters = sorted(state_names(network).parameters)
+    chosen = {name for name in parameters if any(fnmatchcase(name, pattern) for pattern in options.fine_tune)}
+    if options.fine_tune and not chosen:
+        raise SettingsError(
+            f"parameters: personal.fine_tune: {', '.join(options.fine_tune)} fits no parameter of the network, which"
+            f" has {', '.join(parameters[:12])}"
+        )
+    return chosen
+
+
 def fine_tune(
     problem: Problem, state: Weights, options: PersonalOptions, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """A few more passes over one hospital's rows, in which only the chosen layers move; statistics stay as they are."""
     parameters, statistics = (sorted(names) for names in state_names(problem.network))
-    chosen = {name for name in parameters if any(fnmatchcase(name, pattern) for pattern in options.fine_tune)}
-    if not chosen:
-        raise SettingsError(
-            f"parameters: personal.fine_tune: {', '.join(options.fine_tune)} fits no parameter of the network, which"
-            f" has {', '.join(parameters[:12])}"
-        )
+    chosen = fine_tuned(problem.network, options)
     rows, size = len(problem.labels), problem.options.batch_size
     batches: list[Tensor] = []
     for _ in range(options.fine_tune_epochs):

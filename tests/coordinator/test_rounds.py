@@ -17,7 +17,7 @@ import torch
 from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.aggregation.statistics import column_sums
 from fedmed.coordinator.admission import Admissions
-from fedmed.coordinator.plan import invite_to_statistics, make_plan, run_id
+from fedmed.coordinator.plan import invite_to_statistics, make_plan, post_memory, run_id
 from fedmed.coordinator.rounds import (
     RoundRecord,
     SiteRound,
@@ -233,6 +233,25 @@ def test_the_round_goes_on_without_an_update_that(fault: str) -> None:
     assert list(refused) == ["south"]
     assert reason in refused["south"]
     assert values == pytest.approx([1 - 20 / 50] * 3, abs=1e-6)  # north and west alone
+
+
+def test_a_round_cut_short_between_memory_and_model_is_gone_on_with_by_those_who_took_part() -> None:
+    def fresh() -> Round:
+        this = Round("fedadam")
+        strategy = STRATEGIES["fedadam"]
+        post_memory("run-1", 0, strategy.init(START, this.plan.aggregation), strategy, this.exchange)
+        for site in SITES:
+            this.update(site, weight=1)
+        return this
+
+    whole, cut = fresh(), fresh()
+    expected, _ = whole.aggregate("north", "west")
+    memory = whole.exchange.find(Address("run-1", 1, "memory", COORDINATOR, COORDINATOR))
+    cut.exchange.post(memory, whole.exchange.payload(memory.payload))  # and then the coordinator was killed
+    model, refused = aggregate_round(cut.plan, 1, SITES, cut.exchange)
+    assert refused == {"south": "answered after the round was aggregated"}
+    assert model == model_of("run-1", 1, whole.exchange)
+    assert expected != START["weight"].tolist()
 
 
 def test_an_update_at_the_edge_of_the_range_is_taken() -> None:
@@ -870,3 +889,21 @@ def test_a_plan_of_every_strategy_posts_what_its_server_begins_with(strategy: St
     assert any(address.topic == "memory" for address in exchange._messages) == bool(begin)
     assert set(plan.weights.values()) == {STRATEGIES[strategy].weigh(20)}
     assert len(invite_to_train(plan, 1, 11, exchange)) in {1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("section", "chosen", "reason"),
+    [
+        ("training", {"loss": {"name": "cox"}}, "cox wants a survival target"),
+        ("training", {"loss": {"class_weights": (1.0, 2.0, 3.0)}}, "expected one for each of the 2 classes"),
+        ("personal", {"fine_tune": ("head.*",)}, "personal.fine_tune: head.* fits no parameter"),
+    ],
+)
+def test_what_hospitals_would_stumble_over_in_training_is_said_before_it(
+    section: str, chosen: dict[str, Any], reason: str
+) -> None:
+    exchange = MemoryExchange()
+    for site in SITES:
+        post_sums(exchange, site, sums(40.0))
+    with pytest.raises(SettingsError, match=reason):
+        make_plan("run-1", settings(**{section: chosen}), SMALL, admissions(rows=20), SITES, exchange)
