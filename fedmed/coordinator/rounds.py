@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedmed.coordinator.plan import post_memory
 from fedmed.errors import ExchangeError, FedMedError, MessageRefused, SettingsError
+from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.base import Exchange, M, fetch, reference
 from fedmed.exchange.messages import (
     COORDINATOR,
@@ -212,13 +213,14 @@ def aggregate_round(
 def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exchange) -> RoundRecord:
     """What is known of a round after its evaluation."""
     model = model_of(plan.run, number, exchange)
+    known = set(KINDS[plan.cohort.target.kind].validated)
     sites = {site: SiteRound(refused=reason) for site, reason in refused.items()}
     for site in plan.participants:
         took_part = site in model.participants
         update = _at(exchange, Address(plan.run, number, "update", site, COORDINATOR), Update) if took_part else None
         evaluation = _at(exchange, Address(plan.run, number, "evaluation", site, COORDINATOR), RoundEvaluation)
-        if evaluation is not None and evaluation.model != model.payload.sha256:
-            evaluation = None
+        if evaluation is not None and (evaluation.model != model.payload.sha256 or evaluation.metrics.keys() - known):
+            evaluation = None  # of another model, or with figures that nobody asked for
         if site in refused or (update is None and evaluation is None):
             continue
         sites[site] = SiteRound(

@@ -334,6 +334,22 @@ def evaluate(this: Round, site: str, model: str, loss: float | None, rows: int |
     this.exchange.post(told)
 
 
+@pytest.mark.parametrize("name", ["loss", "rows", "luck"])
+def test_an_evaluation_with_a_figure_that_nobody_asked_for_is_left_out(name: str) -> None:
+    this = Round()
+    for site in SITES:
+        this.update(site)
+    model, _ = aggregate_round(this.plan, 1, SITES, this.exchange)
+    evaluate(this, "north", model.payload.sha256, 0.5, 40)
+    told = RoundEvaluation(
+        run="run-1", round=1, sender="south", model=model.payload.sha256, rows=40, loss=0.9, metrics={name: 0.001}
+    )
+    this.exchange.post(told)
+    record = record_round(this.plan, 1, {}, this.exchange)
+    assert record.validation_loss == 0.5
+    assert record.sites["south"].metrics == {}
+
+
 def test_a_rounds_losses_are_weighed_by_rows_and_leave_out_what_is_suppressed() -> None:
     this = Round()
     this.update("north", loss=0.2)
