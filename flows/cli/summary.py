@@ -123,7 +123,8 @@ def _subgroups(evaluation: Evaluation, metric: str) -> list[str]:
         if (value := figures[metric].value) is not None:
             told.setdefault(column, {}).setdefault(site, []).append(f"{meaning} {number(value)}")
     return [
-        f"  by {column}: " + ("; ".join(f"{site} {', '.join(each)}" for site, each in sites.items()) or "suppressed at every hospital")
+        f"  by {column}: "
+        + ("; ".join(f"{site} {', '.join(each)}" for site, each in sites.items()) or "suppressed at every hospital")
         for column, sites in told.items()
     ]
 
