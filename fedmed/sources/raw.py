@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import tarfile
 import zipfile
 import zlib
@@ -13,6 +15,7 @@ import pandas as pd
 from fedmed.errors import SourceError, SourceMismatch
 
 LARGEST_MEMBER = 4 << 20
+LARGEST_TABLE = 64 << 20
 MOST_MEMBERS = 50_000
 
 
@@ -35,11 +38,15 @@ def read_csv(path: Path, columns: Sequence[str], *, text: Sequence[str] = ()) ->
     """Some columns of a CSV file, compressed or not; the columns in `text` keep every cell as it is written.
 
     Raises:
-        SourceMismatch: if it is no such file.
+        SourceMismatch: if it is no such file, or far larger than any of a cohort.
     """
     try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(LARGEST_TABLE + 1)
+        if len(content) > LARGEST_TABLE:
+            raise SourceMismatch(f"{path}: expected at most {LARGEST_TABLE} bytes once it is unpacked; there are more")
         return pd.read_csv(
-            path,
+            io.BytesIO(content),
             usecols=list(columns),
             dtype=dict.fromkeys(text, object),
             # "NA" and the like are no missing values in these files; an empty cell is.
@@ -65,7 +72,8 @@ def members(archive: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
             if number >= MOST_MEMBERS or len(content) > LARGEST_MEMBER:
                 raise SourceMismatch(f"{archive}: holds more, or larger, files than the cohort has")
             yield Path(name).name, content
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as problem:
+    # zipfile says with a RuntimeError that a member is encrypted, or compressed in a way that it does not know.
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as problem:
         raise SourceMismatch(f"{archive}: expected an archive of {suffix} files ({_kind(problem)})") from None
 
 

@@ -19,6 +19,7 @@ from fedmed.errors import SourceError, SourceMismatch
 from fedmed.sources import eicu_demo, physionet2012
 from fedmed.sources.content import content_digest
 from fedmed.sources.preparing import PREPARATIONS, prepare
+from fedmed.sources.raw import LARGEST_TABLE, members, read_csv
 from fedmed.sources.records import SOURCES, source_of
 from fedmed.template.parameters import presets
 
@@ -130,6 +131,17 @@ def test_the_original_tables_of_the_eicu_demo_give_the_same_content(tmp_path):
     original_tables(tmp_path, joined)
     tables = prepare("eicu_demo", tmp_path)
     assert {site: len(rows) for site, rows in tables.items()} == SOURCES["eicu_demo"].sites
+
+
+def test_a_small_file_that_unpacks_into_a_huge_one_is_refused(tmp_path):
+    rows = b"1,1,Male,50\n" * 100_000
+    with gzip.open(tmp_path / "patient.csv.gz", "wb") as file:
+        file.write(b"patientunitstayid,hospitalid,gender,age\n")
+        for _ in range(LARGEST_TABLE // len(rows) + 1):
+            file.write(rows)
+    assert (tmp_path / "patient.csv.gz").stat().st_size < 1 << 20
+    with pytest.raises(SourceMismatch, match="once it is unpacked"):
+        read_csv(tmp_path / "patient.csv.gz", ["patientunitstayid", "age"])
 
 
 def test_deaths_and_ages_of_the_eicu_demo():
@@ -305,6 +317,18 @@ def test_a_damaged_archive_is_refused(tmp_path):
 
 
 # PneumoniaMNIST
+
+
+@pytest.mark.parametrize(("local", "central", "value"), [(6, 8, 1), (8, 10, 99)])
+def test_an_archive_that_is_encrypted_or_packed_in_an_unknown_way_is_refused(tmp_path, local, central, value):
+    path = tmp_path / "set-a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("1.txt", "Time,Parameter,Value")
+    packed = bytearray(path.read_bytes())
+    packed[local] = packed[packed.rfind(b"PK\x01\x02") + central] = value
+    path.write_bytes(packed)
+    with pytest.raises(SourceMismatch, match="expected an archive"):
+        list(members(path, ".txt"))
 
 
 def test_the_same_images_in_another_order_are_divided_in_the_same_way(tmp_path):
