@@ -111,6 +111,9 @@ def make_plan(
             weight=sum(weights.values()),
         ),
         start=sha256(first),
+        validation_rows={
+            site: rows for site in participants if (rows := admissions.sites[site].rows.get("validation")) is not None
+        },
     )
     if plan.grid.exponent < COARSEST:
         raise SettingsError(

@@ -28,8 +28,10 @@ from fedmed.models.networks import network_for, state_of
 from fedmed.models.parts import Parts, parts_of
 from fedmed.strategies.aggregate import aggregate, server_rate
 from fedmed.strategies.base import Memory, Strategy, Turn
+from fedmed.strategies.fednova import accumulated
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.update import blocks, travelling
+from fedmed.strategies.update import SMALLER, blocks, travelling
+from fedmed.training.local import TrainingOptions
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout, Weights, from_bytes, layout_of, to_bytes
 
@@ -219,8 +221,12 @@ def record_round(plan: Plan, number: int, refused: dict[str, str], exchange: Exc
         took_part = site in model.participants
         update = _at(exchange, Address(plan.run, number, "update", site, COORDINATOR), Update) if took_part else None
         evaluation = _at(exchange, Address(plan.run, number, "evaluation", site, COORDINATOR), RoundEvaluation)
-        if evaluation is not None and (evaluation.model != model.payload.sha256 or evaluation.metrics.keys() - known):
-            evaluation = None  # of another model, or with figures that nobody asked for
+        if evaluation is not None and (
+            evaluation.model != model.payload.sha256
+            or evaluation.metrics.keys() - known
+            or evaluation.rows not in (None, plan.validation_rows.get(site, evaluation.rows))
+        ):
+            evaluation = None  # of another model, with figures that nobody asked for, or on more rows than it has
         if site in refused or (update is None and evaluation is None):
             continue
         sites[site] = SiteRound(
@@ -342,9 +348,19 @@ def _checked_update(message: Update, plan: Plan, turns: Mapping[str, Turn], valu
     bound = plan.grid.limit * message.weight * 2.0**plan.grid.exponent + 0.5
     if float(update.double().abs().max()) > bound:
         raise MessageRefused(f"{where}: the update is larger than ±{plan.grid.limit:g} times its weight")
-    if int(update[-1]) <= 0:
-        raise MessageRefused(f"{where}: its normaliser, the last number of an update, is not positive")
+    largest = _largest_normaliser(plan.training, message.rows)
+    if not 0 < int(update[-1]) <= largest * SMALLER * message.weight * 2.0**plan.grid.exponent + 0.5:
+        raise MessageRefused(
+            f"{where}: its normaliser, the last number of an update, is not positive or over {largest:g}, more than its"
+            " rows give steps for"
+        )
     return update
+
+
+def _largest_normaliser(training: TrainingOptions, rows: int) -> float:
+    """What the local steps of a hospital with so many rows add up to at most."""
+    steps = training.local_updates or training.local_epochs * -(-rows // training.batch_size)
+    return accumulated(steps, training.momentum)
 
 
 def _layout(plan: Plan) -> dict[str, Layout]:

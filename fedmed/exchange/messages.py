@@ -108,6 +108,7 @@ class Plan(Message):
     personal: PersonalOptions
     grid: FixedPoint
     start: Digest
+    validation_rows: dict[Party, int] = Field({}, description="as told at admission; a hospital that may not is absent")
 
     @property
     def digest(self) -> str:

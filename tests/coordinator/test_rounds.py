@@ -219,6 +219,7 @@ HOSTILE: dict[str, tuple[bytes | None, dict[str, Any], str]] = {
     "is larger than the agreed range": (tensor(2**31 - 1, 0, 0, 0), {}, "larger than ±16 times its weight"),
     "is smaller than the agreed range": (tensor(0, -(2**31), 0, 0), {}, "larger than ±16 times its weight"),
     "would turn the others' steps round": (tensor(1, 2, 3, -4), {}, "normaliser"),
+    "would make the others' steps longer": (tensor(1, 2, 3, 10**6), {}, "more than its rows give steps for"),
 }
 
 
@@ -368,6 +369,17 @@ def test_a_rounds_losses_are_weighed_by_rows_and_leave_out_what_is_suppressed() 
     assert record.sites["north"] == SiteRound(
         train_loss=0.2, rows=30, validation_loss=0.5, validation_rows=40, metrics={"auroc": 0.5}
     )
+
+
+def test_a_hospital_that_claims_more_validation_rows_than_it_was_admitted_with_does_not_choose_the_round() -> None:
+    this = Round()
+    for site in SITES:
+        this.update(site)
+    model, _ = aggregate_round(this.plan, 1, SITES, this.exchange)
+    evaluate(this, "north", model.payload.sha256, 0.001, 10**9)
+    evaluate(this, "south", model.payload.sha256, 0.5, 40)
+    admitted = this.plan.model_copy(update={"validation_rows": {"north": 12, "south": 40}})
+    assert record_round(admitted, 1, {}, this.exchange).validation_loss == 0.5
 
 
 def test_an_evaluation_of_another_model_is_left_out() -> None:

@@ -117,7 +117,7 @@ def test_only_strategy_seed_and_changes_differ(settings: Settings) -> None:
     assert [variant.name for variant in variants] == ["fedavg-1", "fedavg-2", "fedadam-1", "fedadam-2"]
     assert [variant.settings.training.seed for variant in variants] == [1, 2, 1, 2]
     assert [variant.settings.aggregation.strategy for variant in variants] == ["fedavg"] * 2 + ["fedadam"] * 2
-    assert [variant.settings.aggregation.learning_rate for variant in variants] == [1.0, 1.0, 0.01, 0.01]
+    assert [variant.settings.aggregation.learning_rate for variant in variants] == [0.0, 0.0, 0.01, 0.01]
     for variant in variants:
         assert variant.settings.training.rounds == 7
         assert variant.settings.split == settings.split
