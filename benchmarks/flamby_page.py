@@ -117,13 +117,13 @@ THREE_NOTE = """\
 Aim: at most .01 under the model that is trained in one place, and above the local ones. Met: {met}. Missed: {missed}.
 Every interval on federated − pooled holds 0, and so does PhysioNet's on federated − alone.
 
-How the options came about: on validation rows of splits of other seeds, which divide the same patients anew and so are not
-independent of the test rows. For PhysioNet seven sets of options were tried before its test rows were looked at
-(validation AUROC .810 to .818) and ten more after the miss was seen (smaller steps, more passes, smaller batches, FedAvgM,
-FedAdam, FedProx, equal weights: .805 to .820); none was clearly better, and the figures above were left as they came
-first. For PneumoniaMNIST eight federated variants were tried on one split, and FedAvgM was the best (.987; plain FedAvg
-.976); pooled and local models take its local step, which was not tuned for them: pooled training with SGD had .992 there,
-so the pooled figure may be understated."""
+How the options came about: on validation rows of splits of other seeds, which divide the same patients anew and so are
+not independent of the test rows. For PhysioNet seven sets of options were tried before its test rows were looked at
+(validation AUROC .810 to .818) and ten more after the miss was seen (smaller steps, more passes, smaller batches,
+FedAvgM, FedAdam, FedProx, equal weights: .805 to .820); none was clearly better, and the figures above were left as
+they came first. For PneumoniaMNIST eight federated variants were tried on one split, and FedAvgM was the best (.987;
+plain FedAvg .976); pooled and local models take its local step, which was not tuned for them: pooled training with SGD
+had .992 there, so the pooled figure may be understated."""
 
 COHORTS = {
     "eicu_demo": "eICU demo, 5 regions, death in hospital; logistic regression, FedAvg",

@@ -72,7 +72,7 @@ def read_embedded(cohort: Cohort, site: str) -> pd.DataFrame:
     Raises:
         RecordsError: if the declaration names no such table, or the table no such hospital.
     """
-    table = _embedded_table(cohort)
+    table = _embedded_table(cohort, site)
     rows = table[table[cohort.site_column] == site]
     if rows.empty:
         known = ", ".join(sorted(table[cohort.site_column].unique()))
@@ -83,9 +83,12 @@ def read_embedded(cohort: Cohort, site: str) -> pd.DataFrame:
     return _clean(rows.reset_index(drop=True), cohort, site)
 
 
-def _embedded_table(cohort: Cohort) -> pd.DataFrame:
+def _embedded_table(cohort: Cohort, site: str) -> pd.DataFrame:
     if cohort.embedded is None or cohort.site_column is None:
-        raise RecordsError(f"{cohort.name} ships no table: add records with `fedmed data add --site SITE FILE`")
+        raise RecordsError(
+            f"{site}: the hospital has no records; add them with `fedmed data add --site {site} FILE`, or, if"
+            f" {cohort.name} is a public cohort, with `fedmed data fetch {cohort.name}`"
+        )
     source = resources.files("fedmed.datasets").joinpath(cohort.embedded, f"{cohort.embedded}.csv")
     if not source.is_file():
         raise RecordsError(f"no table named {cohort.embedded!r} ships with FedMed")

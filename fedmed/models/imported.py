@@ -51,7 +51,8 @@ def find_class(path: str) -> type[nn.Module]:
             raise SettingsError(f"model.name {path}: {module_name} imports {problem.name}, which is missing") from None
         raise SettingsError(
             f"model.name {path}: there is no module {problem.name}; install it in the environment of every hospital and"
-            " of the coordinator, or put its folder on PYTHONPATH there"
+            " of the coordinator, or put its file into"
+            " the workspace's folder where one machine plays them all"
         ) from None
     except Exception as problem:  # the user's code may raise anything
         raise SettingsError(f"model.name {path}: {module_name} does not import: {_told(problem)}") from problem

@@ -130,6 +130,10 @@ def _decided(client: MlflowClient, options: RegistryOptions, version: ModelVersi
     )
 
 
+LIKELIHOOD = "model.survival"
+"""The parameter by which validation losses differ in kind: a partial likelihood is not one of discrete times."""
+
+
 def _judged(client: MlflowClient, options: RegistryOptions, run: Run, holder: str) -> tuple[bool, str]:
     if not holder:
         return True, "there was no champion yet"
@@ -138,6 +142,11 @@ def _judged(client: MlflowClient, options: RegistryOptions, run: Run, holder: st
     if ours.data.tags.get(MARKS["cohort"]) != other.data.tags.get(MARKS["cohort"]):
         return False, f"its cohort is declared otherwise than that of version {holder}: a person has to decide"
     metric = options.champion.metric
+    if metric == "validation_loss" and ours.data.params.get(LIKELIHOOD) != other.data.params.get(LIKELIHOOD):
+        return False, (
+            f"its loss is another than that of version {holder} ({LIKELIHOOD}), so the two cannot be compared: a person"
+            " has to decide, or registry.champion.metric names a metric that both have, such as validation_c_index"
+        )
     champion, reason = better(options.champion, _at_sites(ours, metric), _at_sites(other, metric), int(holder))
     before, now = _fingerprints(other), _fingerprints(ours)
     changed = sorted(site for site in before.keys() & now.keys() if before[site] != now[site])

@@ -59,6 +59,12 @@ def _training(workspace: Workspace, document: dict[str, Any], lines: list[str]) 
     lines.append(
         f"Run         {history.run}: {len(history.rounds)} rounds, round {chosen.round} chosen (validation loss {loss})"
     )
+    if chosen.validation_loss is None:
+        lines.append(
+            "            the last round, for no hospital has enough validation rows to tell a loss (split.validation)"
+        )
+    elif chosen.round == len(history.rounds) > 1:
+        lines.append("            the last round was the best: more rounds may be better still (training.rounds)")
     lines.append(f"Weights     {chosen.model.sha256[:16]}…  {_absences(history)}")
 
 

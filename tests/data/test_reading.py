@@ -265,7 +265,7 @@ def test_the_embedded_table_has_four_hospitals_and_no_fifth() -> None:
     assert sum(sizes.values()) == 920
     with pytest.raises(RecordsError, match="knows only cleveland, hungarian, switzerland, va"):
         read_embedded(HEART, "atlantis")
-    with pytest.raises(RecordsError, match="ships no table"):
+    with pytest.raises(RecordsError, match="cleveland: the hospital has no records"):
         read_embedded(SMALL, "cleveland")
 
 

@@ -70,7 +70,16 @@ def test_prefects_page_draws_a_rounds_tasks_inside_the_round(pages: dict[str, st
 
 def test_prefects_page_has_tables_progress_and_the_way_to_mlflow(pages: dict[str, str], trained: Workplace) -> None:
     artifacts = {entry["key"]: entry for entry in get(f"{pages['prefect_api']}/artifacts/filter", {})}
-    expected = {"admissions", "rounds", "rounds-done", "test", "spread", "subgroups", "did-federating-help", "mlflow-run"}
+    expected = {
+        "admissions",
+        "rounds",
+        "rounds-done",
+        "test",
+        "spread",
+        "subgroups",
+        "did-federating-help",
+        "mlflow-run",
+    }
     assert set(artifacts) >= expected
     assert len(json.loads(artifacts["rounds"]["data"])) == 3
     (version,) = trained.fedmed("models")

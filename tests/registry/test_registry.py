@@ -253,6 +253,13 @@ def test_changed_records_are_named_in_the_reason(tracking: Path, release: Callab
     assert reason.endswith("since then the partitions of cleveland have changed")
 
 
+def test_losses_of_two_likelihoods_are_a_persons_decision(tracking: Path, release: Callable[..., Release]) -> None:
+    register(release("1" * 8, parameters={"model": {"survival": "cox"}}), OPTIONS, tracking)
+    registered = register(release("2" * 8, 0.1, 0.1, parameters={"model": {"survival": "discrete"}}), OPTIONS, tracking)
+    assert not registered.champion
+    assert "its loss is another than that of version 1" in registered.reason
+
+
 def test_other_cohort_is_a_persons_decision(tracking: Path, release: Callable[..., Release]) -> None:
     register(release(), OPTIONS, tracking)
     other = release("77aa", cleveland=0.1)

@@ -42,7 +42,7 @@ BASE = {
     "2.weight": torch.tensor([[1.0, -1.0]]),
     "2.bias": torch.tensor([0.25]),
 }
-ADAPTIVE = {"fedadagrad", "fedadam", "fedyogi", "fedexp"}
+ADAPTIVE = {"fedadagrad", "fedadam", "fedyogi", "example of a page"}
 """Servers that divide by what they have seen, and so are not linear in it."""
 
 
@@ -64,7 +64,7 @@ def extrapolated(
     return add(weights, scale(round_.change, round_.rate * rate)), memory
 
 
-EVERY: dict[str, Strategy] = {**STRATEGIES, "fedexp": Strategy(with_its_length, apply=extrapolated)}
+EVERY: dict[str, Strategy] = {**STRATEGIES, "example of a page": Strategy(with_its_length, apply=extrapolated)}
 
 
 every_strategy = pytest.mark.parametrize("name", EVERY)
@@ -339,7 +339,7 @@ def test_a_strategy_of_ones_own_by_hand() -> None:
     # As in test_by_hand: Δ = (9, 0) of one row and (0, -3) of three; Δ̄ = (2.25, -2.25), and (81 + 3 · 9) / 4 = 27.
     local = TrainingOptions(learning_rate=0.5, local_epochs=2, batch_size=3, rounds=1)
     there = {"north": pulled_to(12, 0, 1, local), "south": pulled_to(0, -4, 3, local)}
-    found = federate(EVERY["fedexp"], AggregationOptions(), there, 1, limit=256.0)[-1].state["w"].tolist()
+    found = federate(EVERY["example of a page"], AggregationOptions(), there, 1, limit=256.0)[-1].state["w"].tolist()
     step = 27 / (2 * (10.125 + 1e-3))  # 4/3: from ¾ of the way to all of it
     assert found == pytest.approx([2.25 * step, -2.25 * step], rel=1e-6)
     assert found == pytest.approx([3, -3], abs=1e-3)
