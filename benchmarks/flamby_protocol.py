@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.data.cohort import Cohort, Column, Target
+from fedmed.data.cohort import Cohort, Column
 from fedmed.data.reading import read_embedded
 from fedmed.models.bundle import outputs
 from fedmed.models.networks import ModelOptions, build_network
@@ -26,6 +26,7 @@ from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy, by_rows
 from fedmed.strategies.options import AggregationOptions, StrategyName
 from fedmed.strategies.table import STRATEGIES
 from fedmed.strategies.update import encode_update
+from fedmed.targets.target import Target
 from fedmed.training.local import Correction, Problem, TrainingOptions, batches_of_round, train
 from fedmed.training.losses import log_loss
 from fedmed.weights import Weights

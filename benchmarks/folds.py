@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from fedmed.data.cohort import TARGET
+from fedmed.targets.kind import TARGET
 
 FOLDS = 5
 

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fedmed.coordinator.rounds import choose_round, weights_of
 from fedmed.data.cohort import read_cohort
-from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.models.bundle import outputs, predictions
 from fedmed.pooled import train_pooled
@@ -28,6 +27,7 @@ from fedmed.settings import Settings, read_settings
 from fedmed.site.home import SiteHome
 from fedmed.site.report import train_own
 from fedmed.site.session import Desk, open_session
+from fedmed.targets.table import KINDS
 from fedmed.weights import Weights
 
 ROOT = Path(__file__).parents[1]

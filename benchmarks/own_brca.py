@@ -17,7 +17,7 @@ import pandas as pd
 from folds import Divided, Rows, folds
 from in_memory import Recipe, joined, last_round, problems_of, scores, statistics_of
 
-from fedmed.data.cohort import TARGET, Cohort, read_cohort
+from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.reading import read_records
 from fedmed.evaluation.measurement import Measurement, bootstrap
 from fedmed.evaluation.survival import c_index, c_index_over
@@ -26,6 +26,7 @@ from fedmed.models.networks import ModelOptions
 from fedmed.seeds import numpy_generator
 from fedmed.sources.preparing import prepare
 from fedmed.strategies.options import AggregationOptions
+from fedmed.targets.kind import TARGET
 from fedmed.training.local import Problem, TrainingOptions
 
 ROOT = Path(__file__).parents[1]

@@ -18,13 +18,15 @@ from flamby_protocol import SITES, complete_rows, halves
 from folds import Divided, Rows, folds
 from in_memory import Recipe, Round, last_round, problems_of, scores, statistics_of
 
-from fedmed.data.cohort import TARGET, Cohort, read_cohort
+from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.reading import read_embedded
 from fedmed.evaluation.measurement import Measurement, bootstrap, share
-from fedmed.evaluation.metrics import METRICS, accuracy, log_loss
+from fedmed.evaluation.metrics import accuracy, log_loss
+from fedmed.evaluation.names import figures_of
 from fedmed.models.networks import ModelOptions
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.strategies.options import AggregationOptions
+from fedmed.targets.kind import TARGET
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss as loss_of_outputs
 from fedmed.training.personal import PersonalOptions, personalise
@@ -203,7 +205,7 @@ def _report(p: np.ndarray, y: np.ndarray, seed: int, resamples: int) -> dict[str
     right = (p >= 0.5) == (y == 1)
     of = {"accuracy": np.ones(len(y), dtype=bool), "sensitivity": y == 1, "specificity": y == 0}
     told = {name: str(share(float(right[of[name]].sum()), float(of[name].sum()))) for name in SHARES}
-    statistics = {name: partial(METRICS[name], p, y) for name in REPORTED}
+    statistics = {name: partial(over, p, y) for name, over in figures_of("binary").items() if name in REPORTED}
     drawn: dict[str, Measurement] = bootstrap(
         statistics, rows=len(y), resamples=resamples, generator=numpy_generator(seed, "report")
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedmed.errors import FedMedError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")]
+Code = Annotated[str, StringConstraints(min_length=1, max_length=40)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Record(BaseModel):
@@ -72,6 +76,34 @@ def describe(problem: ValidationError) -> str:
         came = "" if entry["type"] in {"missing", "extra_forbidden"} else f" (got {_short(entry['input'])})"
         lines.append(f"  {_dotted(entry['loc'])}: {message}{came}")
     return "\n".join(lines)
+
+
+def complain(what: str, lacking: Sequence[str], foreign: Sequence[str]) -> None:
+    """Refuse keys that do not go together.
+
+    Args:
+        what: what has them, for the message.
+        lacking: keys that it needs and does not have.
+        foreign: keys that it has and must not.
+
+    Raises:
+        ValueError: there are any.
+    """
+    words = [f"needs {' and '.join(lacking)}"] if lacking else []
+    words += [f"has no {', no '.join(foreign)}"] if foreign else []
+    if words:
+        raise ValueError(f"{what} {' and '.join(words)}")
+
+
+def rising(name: str, limits: Iterable[float]) -> None:
+    """Refuse limits of which the lower is not below the upper.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    low, high = limits
+    if low >= high:
+        raise ValueError(f"`{name}` must be [low, high] with low < high")
 
 
 def _dotted(path: Sequence[str | int]) -> str:

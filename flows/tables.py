@@ -6,7 +6,7 @@ import math
 
 from fedmed.aggregation.description import Between, CategorySummary, NumberSummary, Quantile
 from fedmed.coordinator.description import Described
-from fedmed.data.cohort import TARGET
+from fedmed.targets.kind import TARGET
 
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -12,25 +12,27 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("fedmed", "tasks", "flows")
 
 GROUND = {"errors", "files", "seeds", "typed_yaml", "weights", "journal"}
-MATHEMATICS = {"aggregation", "evaluation", "models", "privacy", "strategies", "training"}
+MATHEMATICS = {"aggregation", "evaluation", "models", "privacy", "strategies", "targets", "training"}
 EDGES = {"data", "exchange", "lineage", "registry", "serving", "settings", "site", "coordinator", "workspace", "pooled"}
 
 # A room of fedmed → the rooms that it may import. Ground is open to all. `data.cohort` and `data.contract` (the
-# declaration, and the row check without Great Expectations) are plain records that mathematics may read.
+# declaration, and the row check without Great Expectations) are plain records that mathematics may read. `targets`
+# stands below the declaration, which asks it how a label is read, and above the arithmetic of its figures.
 MAY_IMPORT: dict[str, set[str]] = {
-    "aggregation": {"data", "models", "privacy"},
-    "data": {"privacy"},
+    "aggregation": {"data", "models", "privacy", "targets"},
+    "data": {"privacy", "targets"},
     "evaluation": {"privacy"},
-    "models": {"data"},
+    "models": {"data", "targets"},
     "privacy": set(),
-    "training": {"data", "models"},
+    "targets": {"evaluation", "privacy"},
+    "training": {"data", "models", "targets"},
     "strategies": {"aggregation", "models", "training"},
     "datasets": set(),
     "template": set(),
     "sources": {"data", "datasets"},
     "exchange": MATHEMATICS | {"data"},
-    "registry": {"data", "evaluation", "models", "serving"},
-    "serving": {"data", "evaluation", "models", "training"},
+    "registry": {"data", "evaluation", "models", "serving", "targets"},
+    "serving": {"data", "models", "targets", "training"},
     "settings": MATHEMATICS | {"data", "registry"},
     "lineage": set(),
     "workspace": {"data", "exchange", "settings"},

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fedmed.aggregation.statistics import GRID, MOST_VALUES, plausible
 from fedmed.data.arrays import measurements
-from fedmed.data.cohort import DURATION, TARGET, Cohort
+from fedmed.data.cohort import Cohort
 from fedmed.privacy.tables import FEW, WITHHELD, told_bins, told_categories, told_cells
+from fedmed.targets.kind import TARGET
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout
 
@@ -127,11 +128,9 @@ def described(cohort: Cohort) -> list[Feature]:
     A row's value of a channel is the mean of its observed steps; of an image, nothing is described.
     """
     features = [Feature(TARGET, "category", {str(code): text for code, text in cohort.target.meanings.items()})]
-    if cohort.target.kind == "survival":
-        # A follow-up beyond the horizon counts as the horizon.
-        limits = (0.0, float(cohort.target.horizon or 1.0))
-        unit = cohort.target.unit or ""
-        features.append(Feature(DURATION, "number", edges=_edges("number", limits), range=limits, unit=unit))
+    for number in cohort.target.numbers:
+        limits = (0.0, number.looked_at)
+        features.append(Feature(number.name, "number", edges=_edges("number", limits), range=limits, unit=number.unit))
     for name, column in cohort.columns.items():
         may_miss = column.missing == "impute"
         if column.categories is not None:
@@ -335,9 +334,9 @@ def _edges(kind: str, limits: tuple[float, float]) -> tuple[float, ...]:
 
 def _values(rows: pd.DataFrame, cohort: Cohort, feature: Feature) -> Array:
     """One value a row, float64 of shape `(rows,)`, NaN where there is none."""
-    if feature.name == DURATION:
-        values: Array = rows[DURATION].to_numpy(dtype=np.float64)
-        return values.clip(*feature.range)
+    if feature.name in cohort.target.label_columns:
+        values: Array = rows[feature.name].to_numpy(dtype=np.float64)
+        return values.clip(*feature.range)  # a follow-up beyond the horizon counts as the horizon
     name, _, part = feature.name.partition(".")
     column = cohort.columns[name]
     if column.channels is None:

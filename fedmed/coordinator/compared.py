@@ -9,13 +9,13 @@ from pathlib import Path
 
 from fedmed.coordinator.traffic import Traffic
 from fedmed.coordinator.variants import REFERENCES, ComparisonRequest, VariantResult
-from fedmed.data.cohort import Kind
 from fedmed.evaluation import plots
 from fedmed.evaluation.fairness import Spread, spread
 from fedmed.evaluation.measurement import number
 from fedmed.evaluation.names import LOWER_IS_BETTER, in_words
 from fedmed.evaluation.repeats import Repeated, paired, repeated
 from fedmed.files import write_atomically
+from fedmed.targets.kind import KindName
 from fedmed.typed_yaml import Record
 
 REFERENCE_NAMES = {"own": "(alone)", "pooled": "(pooled)"}
@@ -55,7 +55,7 @@ class Compared(Record):
 
     name: str
     cohort: str
-    kind: Kind
+    kind: KindName
     headline: tuple[str, ...]
     sites: tuple[str, ...]
     hospitals: dict[str, tuple[str, ...]]

@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from fedmed.coordinator.history import write_csv
 from fedmed.coordinator.reports import check_report
 from fedmed.coordinator.rounds import model_of
-from fedmed.data.cohort import Kind
 from fedmed.errors import ExchangeError, WorkspaceError
 from fedmed.evaluation.fairness import Spread, spread
-from fedmed.evaluation.kinds import KINDS
 from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Payload, Plan, TestReport
 from fedmed.files import write_atomically, write_json
+from fedmed.targets.kind import KindName
+from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Record
 from fedmed.weights import Weights, to_bytes
 
@@ -31,7 +31,7 @@ class Evaluation(Record):
 
     run: str
     round: int
-    kind: Kind
+    kind: KindName
     subgroups: dict[str, dict[str, str]] = {}
     sites: dict[str, TestReport]
     failed: dict[str, str] = {}

@@ -11,9 +11,9 @@ from fedmed.coordinator.runs import read_admissions
 from fedmed.errors import WorkspaceError
 from fedmed.evaluation import plots
 from fedmed.evaluation.comparison import REFERENCES
-from fedmed.evaluation.kinds import KINDS
 from fedmed.lineage import git_commit, locked
 from fedmed.registry import Release
+from fedmed.targets.table import KINDS
 from fedmed.workspace import Workspace
 
 

@@ -13,10 +13,10 @@ from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
 from fedmed.evaluation.comparison import REFERENCES
 from fedmed.evaluation.curves import BINS, DECIMALS, GRID, RISK_GROUPS, Curves
-from fedmed.evaluation.kinds import KINDS
 from fedmed.evaluation.measurement import Measurement
 from fedmed.evaluation.names import COUNTS, UNBOUNDED
 from fedmed.exchange.messages import TestReport
+from fedmed.targets.table import KINDS
 
 MODELS = ("federated", "global", "own", "pooled")
 LARGEST = 1e9
@@ -101,9 +101,7 @@ def _plausible(figures: Iterable[tuple[str, Measurement]], sign: int = 0) -> boo
 
 def _drawable(curves: Curves, cohort: Cohort) -> bool:
     """Whether the curves are those of the target's kind, and can be drawn."""
-    if cohort.target.kind != "binary" and (curves.roc, curves.calibration) != (None, None):
-        return False
-    if cohort.target.kind != "survival" and curves.risk_groups is not None:
+    if {name for name, curve in curves if curve is not None} - {*KINDS[cohort.target.kind].told_curves}:
         return False
     roc, bins, groups = curves.roc, curves.calibration or (), curves.risk_groups or ()
     latest = (cohort.target.horizon or 0.0) * (1 + 1e-6) + 10.0**-DECIMALS  # times are told rounded

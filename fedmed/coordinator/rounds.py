@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fedmed.coordinator.plan import post_memory
 from fedmed.errors import ExchangeError, FedMedError, MessageRefused, SettingsError
-from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.base import Exchange, M, fetch, reference
 from fedmed.exchange.messages import (
     COORDINATOR,
@@ -31,6 +30,7 @@ from fedmed.strategies.base import Memory, Strategy, Turn
 from fedmed.strategies.fednova import accumulated
 from fedmed.strategies.table import STRATEGIES
 from fedmed.strategies.update import SMALLER, blocks, travelling
+from fedmed.targets.table import KINDS
 from fedmed.training.local import TrainingOptions
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout, Weights, from_bytes, layout_of, to_bytes

@@ -27,11 +27,11 @@ from fedmed.coordinator.plan import run_id
 from fedmed.coordinator.runs import is_finished, read_admissions
 from fedmed.coordinator.start import start_of
 from fedmed.coordinator.traffic import Traffic, messages_of, traffic
-from fedmed.data.cohort import Kind
 from fedmed.errors import ExchangeError, SettingsError, WorkspaceError
 from fedmed.files import write_atomically
 from fedmed.settings import EvaluationOptions, Settings
 from fedmed.strategies.options import StrategyName
+from fedmed.targets.kind import KindName
 from fedmed.typed_yaml import Record
 from fedmed.workspace import Workspace
 
@@ -91,7 +91,7 @@ class VariantResult(Record):
     seed: int
     run: str
     evaluation: EvaluationOptions
-    kind: Kind
+    kind: KindName
     headline: tuple[str, ...]
     hospitals: tuple[str, ...]
     chosen: int

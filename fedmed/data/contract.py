@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedmed.data.arrays import beyond, channel_of, is_cell
-from fedmed.data.cohort import DURATION, PATIENT, SPLIT, TARGET, Cohort, Column
+from fedmed.data.cohort import PATIENT, SPLIT, Cohort, Column
 from fedmed.data.split import SPLITS
 from fedmed.errors import ContractError, RecordsError
 from fedmed.files import write_atomically, write_json
+from fedmed.targets.kind import TARGET, Number
 from fedmed.typed_yaml import Record
 
 if TYPE_CHECKING:
@@ -113,19 +114,19 @@ def expectations(cohort: Cohort) -> dict[str, Expectation]:
                 says = f"never observed in at most {percent(share)} of the rows"
                 expect(f"{name}.{channel}: missing", gx.Observed, says, **of_it, mostly=mostly(share))
 
-    def duration(longest: float) -> None:
-        expect(f"{DURATION}: type", gx.Number, "numbers", column=DURATION)
-        kind, says = gx.rules.ExpectColumnValuesToBeBetween, f"over 0, and at most {longest:.12g} {cohort.target.unit}"
-        limits = {"min_value": 0, "strict_min": True, "max_value": longest}
-        expect(f"{DURATION}: range", kind, says, column=DURATION, **limits)
-        missing(DURATION)
+    def followed(number: Number) -> None:
+        name, kind = number.name, gx.rules.ExpectColumnValuesToBeBetween
+        says = f"over 0, and at most {number.longest:.12g} {number.unit}"
+        expect(f"{name}: type", gx.Number, "numbers", column=name)
+        limits = {"min_value": 0, "strict_min": True, "max_value": number.longest}
+        expect(f"{name}: range", kind, says, column=name, **limits)
+        missing(name)
 
     declared = [PATIENT, *cohort.columns, *cohort.target.label_columns, SPLIT]
     kind, says = gx.rules.ExpectTableColumnsToMatchSet, f"the {len(declared)} that are declared"
     expect("table: columns", kind, says, column_set=declared, exact_match=True)
     rows("", cohort.minimum.rows)
-    # A hospital where nobody was lost before the event may take part; one without events has nothing to tell.
-    for label in [1] if cohort.target.kind == "survival" else cohort.target.meanings:
+    for label in cohort.target.required:
         rows(f" of class {label}", cohort.minimum.per_class, gx.Column(TARGET) == label)
     for name in SPLITS:
         rows(f" in {name}", 1, gx.Column(SPLIT) == name)
@@ -152,13 +153,13 @@ def expectations(cohort: Cohort) -> dict[str, Expectation]:
     expect(f"{TARGET}: type", gx.Number, "numbers", column=TARGET)
     among(TARGET, cohort.target.meanings)
     missing(TARGET)
-    if cohort.target.kind != "multiclass":
+    if cohort.target.has_prevalence:
         low, high = cohort.target.prevalence
         says = f"share of class 1 from {low:.12g} to {high:.12g}; see the rows of each class"
         kind = gx.rules.ExpectColumnMeanToBeBetween
         expect(f"{TARGET}: prevalence", kind, says, column=TARGET, min_value=low, max_value=high)
-    if cohort.target.kind == "survival":
-        duration(cohort.target.longest_duration)
+    for number in cohort.target.numbers:
+        followed(number)
     among(SPLIT, dict.fromkeys(SPLITS, ""))
     missing(SPLIT)
     return named
@@ -171,7 +172,7 @@ def examine(cohort: Cohort, rows: pd.DataFrame, home: Path) -> Verdict:
         cohort: the declaration.
         rows: one row an observation, columns `patient` (text), those of the cohort (numbers as float64, NaN where
             missing; categories as text, None or NaN where missing; images and series as bytes), what the target's
-            :meth:`~fedmed.data.cohort.Target.label` makes, and `split`. A frame that is not so fails by name; it
+            :meth:`~fedmed.targets.target.Target.label` makes, and `split`. A frame that is not so fails by name; it
             raises nothing.
         home: folder at the hospital for `result.json` and `data_docs/index.html`; both are overwritten.
 

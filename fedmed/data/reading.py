@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 
 from fedmed.data.arrays import as_bytes, as_cell, is_cell, raw_arrays
-from fedmed.data.cohort import PATIENT, Cohort, Column, Target
+from fedmed.data.cohort import PATIENT, Cohort, Column
 from fedmed.data.long_form import series_of
 from fedmed.data.tables import parse_csv, read_table
 from fedmed.errors import RecordsError
+from fedmed.targets.target import Target
 
 MISSING = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"})
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}

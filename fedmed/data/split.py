@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from fedmed.data.cohort import PATIENT, TARGET
+from fedmed.data.cohort import PATIENT
 from fedmed.seeds import derive
+from fedmed.targets.kind import TARGET
 from fedmed.typed_yaml import Record
 
 SPLITS = ("train", "validation", "test")
@@ -71,7 +72,7 @@ def split(records: pd.DataFrame, labels: pd.DataFrame, options: SplitOptions, si
 
     Args:
         records: `patient` and the inputs.
-        labels: what :meth:`fedmed.data.cohort.Target.label` made of the same rows.
+        labels: what :meth:`fedmed.targets.target.Target.label` made of the same rows.
         options: shares and seed.
         site: the hospital's name.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fedmed.evaluation import multiclass, survival
-from fedmed.evaluation.disclosure import class_counts, event_counts, withheld, withheld_of_survival
+from fedmed.evaluation.disclosure import class_counts, event_counts, withheld, withheld_of_classes, withheld_of_survival
 from fedmed.evaluation.measurement import (
     NOT_ESTIMABLE,
     RESAMPLES,
@@ -136,7 +136,7 @@ def compare(
     """
     given = {"federated": federated, "own": own, "pooled": pooled}
     several = np.ndim(federated) == 2
-    check, hide = (multiclass.checked, multiclass.withheld) if several else (checked, withheld)
+    check, hide = (multiclass.checked, withheld_of_classes) if several else (checked, withheld)
     models = {name: check(p, label)[0] for name, p in given.items() if p is not None}
     y = check(federated, label)[1]
     classes = models["federated"].shape[1] if several else 2

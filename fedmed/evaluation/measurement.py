@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from typing import Literal, Self, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 from pydantic import model_validator
 
-from fedmed.evaluation.disclosure import NAMES, PER_CLASS, class_counts, withheld
-from fedmed.evaluation.metrics import METRICS, Array, checked, resample_counts, right
+from fedmed.evaluation.metrics import Array, resample_counts
 from fedmed.evaluation.names import COUNTS
-from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.typed_yaml import Record
 
 K = TypeVar("K")
@@ -98,60 +94,6 @@ def texts(measured: Mapping[str, Measurement]) -> dict[str, str]:
     {'rows': '37', 'auroc': 'suppressed'}
     """
     return {name: entry.text(0 if name in COUNTS else 3) for name, entry in measured.items()}
-
-
-def measure(
-    probability: ArrayLike,
-    label: ArrayLike,
-    *,
-    minimum_cell: int = DEFAULT_MINIMUM,
-    resamples: int = RESAMPLES,
-    generator: np.random.Generator,
-    fewest_per_class: int = FEWEST_PER_CLASS,
-) -> dict[str, Measurement]:
-    """Every metric of one model on one hospital's rows, fit to leave the hospital.
-
-    Shares of rows (prevalence, accuracy, sensitivity, specificity) have Wilson's interval (1927, JASA 22): a bootstrap
-    of 30 right out of 30 would read 1.000–1.000. The other metrics have the percentile interval of a plain bootstrap
-    over rows (Efron 1979, Annals of Statistics 7; Efron & Tibshirani 1993, ch. 13). Plain, not stratified by class: how
-    many of the next patients are ill is uncertain too, and the Brier score and log loss move with it; and a stratified
-    interval would be narrower or wider with class counts that may have to stay secret. In simulations of
-    150 rows the intervals held the truth 92–96 % of the time; with about 15 rows in a class, those of AUROC and
-    calibration slope did so 89–91 % of the time.
-
-    Args:
-        probability: predictions of shape `(rows,)`; one row a patient, or the intervals are too narrow.
-        label: 0 or 1, of shape `(rows,)`.
-        minimum_cell: the fewest patients that a published cell may hold.
-        resamples: how many to draw, at least 100.
-        generator: the only source of randomness.
-        fewest_per_class: with fewer rows in a class, the metrics over a class are "not estimable". It matters only
-            where the minimum cell is lower.
-
-    Returns:
-        `rows`, then each metric in the order of `METRICS`, in four decimals: no more leaves than is read.
-
-    Raises:
-        ValueError: for what is no probability or label, a minimum cell under 5, or fewer than 100 resamples.
-
-    Guarantees:
-        - What :func:`~fedmed.evaluation.disclosure.withheld` names is "suppressed", and nothing else is.
-        - A metric that is undefined, or is so in over 2.5 % of the resamples (one tail of the interval), is "not
-          estimable". Fewer undefined resamples are left out.
-        - An interval of no width is left out: such data cannot say how uncertain the value is.
-        - Equal generators give equal measurements.
-    """
-    p, y = checked(probability, label)
-    return assemble(
-        NAMES,
-        rows=p.size,
-        shares={name: partial(share_of, p, y) for name, share_of in _SHARES.items()},
-        statistics={name: partial(metric, p, y) for name, metric in METRICS.items() if name not in _SHARES},
-        hidden=withheld(p, y, minimum_cell),
-        unknown=PER_CLASS if min(class_counts(y).values()) < fewest_per_class else frozenset(),
-        resamples=resamples,
-        generator=generator,
-    )
 
 
 def assemble(
@@ -263,11 +205,3 @@ def share(part: float, rows: float) -> Measurement:
 
 def _rounded(value: float) -> float:
     return round(float(value), DECIMALS) + 0.0  # no negative zero
-
-
-_SHARES: dict[str, Callable[[Array, Array], Measurement]] = {
-    "prevalence": lambda p, y: share(y.sum(), p.size),
-    "accuracy": lambda p, y: share(right(p, y).sum(), p.size),
-    "sensitivity": lambda p, y: share((right(p, y) * y).sum(), y.sum()),
-    "specificity": lambda p, y: share((right(p, y) * (1 - y)).sum(), (1 - y).sum()),
-}

@@ -2,8 +2,8 @@
 
 Each function takes `probability` and `label`, both of shape `(rows,)`, and returns a float, nan where the metric is
 undefined (no rows, no row of a class, separated classes). It raises ValueError for what is no probability or label.
-`METRICS` holds the same arithmetic over many resamples at once, which is what a bootstrap needs; a resample is given as
-how often it holds each row.
+The functions that end in `_over` are the same arithmetic over many resamples at once, which is what a bootstrap needs:
+arrays `(rows,)`, `(rows,)` and `(resamples, rows)`, how often each resample holds each row, give one `(resamples,)`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array: TypeAlias = NDArray[np.float64]
-Metric: TypeAlias = Callable[[Array, Array, Array], Array]
+Over: TypeAlias = Callable[[Array, Array, Array], Array]
 
 THRESHOLD = 0.5
 CLIP = 1e-7  # a float32 probability cannot lie closer to 1 than 6e-8
@@ -46,7 +46,7 @@ def prevalence(probability: ArrayLike, label: ArrayLike) -> float:
     >>> prevalence([0.1, 0.9, 0.5, 0.2], [0, 1, 0, 0])
     0.25
     """
-    return _one(_prevalence, probability, label)
+    return _one(prevalence_over, probability, label)
 
 
 def accuracy(probability: ArrayLike, label: ArrayLike) -> float:
@@ -55,7 +55,7 @@ def accuracy(probability: ArrayLike, label: ArrayLike) -> float:
     >>> accuracy([0.1, 0.9, 0.5, 0.2], [0, 1, 0, 0])
     0.75
     """
-    return _one(_accuracy, probability, label)
+    return _one(accuracy_over, probability, label)
 
 
 def sensitivity(probability: ArrayLike, label: ArrayLike) -> float:
@@ -64,7 +64,7 @@ def sensitivity(probability: ArrayLike, label: ArrayLike) -> float:
     >>> sensitivity([0.9, 0.4, 0.2], [1, 1, 0])
     0.5
     """
-    return _one(_sensitivity, probability, label)
+    return _one(sensitivity_over, probability, label)
 
 
 def specificity(probability: ArrayLike, label: ArrayLike) -> float:
@@ -73,7 +73,7 @@ def specificity(probability: ArrayLike, label: ArrayLike) -> float:
     >>> specificity([0.9, 0.4, 0.2], [1, 0, 0])
     1.0
     """
-    return _one(_specificity, probability, label)
+    return _one(specificity_over, probability, label)
 
 
 def brier(probability: ArrayLike, label: ArrayLike) -> float:
@@ -82,7 +82,7 @@ def brier(probability: ArrayLike, label: ArrayLike) -> float:
     >>> brier([1.0, 0.5], [1, 0])
     0.125
     """
-    return _one(_brier, probability, label)
+    return _one(brier_over, probability, label)
 
 
 def log_loss(probability: ArrayLike, label: ArrayLike) -> float:
@@ -91,7 +91,7 @@ def log_loss(probability: ArrayLike, label: ArrayLike) -> float:
     >>> round(log_loss([0.5, 0.5], [1, 0]), 4)
     0.6931
     """
-    return _one(_log_loss, probability, label)
+    return _one(log_loss_over, probability, label)
 
 
 def auroc(probability: ArrayLike, label: ArrayLike) -> float:
@@ -102,7 +102,7 @@ def auroc(probability: ArrayLike, label: ArrayLike) -> float:
     >>> auroc([0.1, 0.4, 0.4, 0.8], [0, 0, 1, 1])
     0.875
     """
-    return _one(_auroc, probability, label)
+    return _one(auroc_over, probability, label)
 
 
 def auprc(probability: ArrayLike, label: ArrayLike) -> float:
@@ -114,7 +114,7 @@ def auprc(probability: ArrayLike, label: ArrayLike) -> float:
     >>> round(auprc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), 4)
     0.8333
     """
-    return _one(_auprc, probability, label)
+    return _one(auprc_over, probability, label)
 
 
 def calibration_slope(probability: ArrayLike, label: ArrayLike) -> float:
@@ -130,7 +130,7 @@ def calibration_slope(probability: ArrayLike, label: ArrayLike) -> float:
     >>> round(calibration_slope(*half_as_sure_would_be_right), 4)
     0.5
     """
-    return _one(_calibration_slope, probability, label)
+    return _one(calibration_slope_over, probability, label)
 
 
 def calibration_intercept(probability: ArrayLike, label: ArrayLike) -> float:
@@ -141,7 +141,7 @@ def calibration_intercept(probability: ArrayLike, label: ArrayLike) -> float:
     >>> round(calibration_intercept([0.5, 0.5, 0.5, 0.5], [1, 1, 1, 0]), 4)  # ln 3
     1.0986
     """
-    return _one(_calibration_intercept, probability, label)
+    return _one(calibration_intercept_over, probability, label)
 
 
 def resample_counts(rows: int, resamples: int, generator: np.random.Generator) -> Array:
@@ -160,7 +160,7 @@ def resample_counts(rows: int, resamples: int, generator: np.random.Generator) -
     return held.reshape(resamples, rows)
 
 
-def _one(metric: Metric, probability: ArrayLike, label: ArrayLike) -> float:
+def _one(metric: Over, probability: ArrayLike, label: ArrayLike) -> float:
     p, y = checked(probability, label)
     return float(metric(p, y, np.ones((1, p.size)))[0]) if p.size else float("nan")
 
@@ -180,27 +180,33 @@ def right(p: Array, y: Array) -> Array:
     return np.asarray((p >= THRESHOLD) == (y == 1), dtype=np.float64)
 
 
-def _prevalence(_: Array, y: Array, counts: Array) -> Array:
+def prevalence_over(_: Array, y: Array, counts: Array) -> Array:
+    """:func:`prevalence` of each resample."""
     return _mean(y, counts)
 
 
-def _accuracy(p: Array, y: Array, counts: Array) -> Array:
+def accuracy_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`accuracy` of each resample."""
     return _mean(right(p, y), counts)
 
 
-def _sensitivity(p: Array, y: Array, counts: Array) -> Array:
+def sensitivity_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`sensitivity` of each resample."""
     return _ratio(counts @ (right(p, y) * y), counts @ y)
 
 
-def _specificity(p: Array, y: Array, counts: Array) -> Array:
+def specificity_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`specificity` of each resample."""
     return _ratio(counts @ (right(p, y) * (1 - y)), counts @ (1 - y))
 
 
-def _brier(p: Array, y: Array, counts: Array) -> Array:
+def brier_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`brier` of each resample."""
     return _mean((p - y) ** 2, counts)
 
 
-def _log_loss(p: Array, y: Array, counts: Array) -> Array:
+def log_loss_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`log_loss` of each resample."""
     p = np.clip(p, CLIP, 1 - CLIP)
     return _mean(-np.where(y == 1, np.log(p), np.log1p(-p)), counts)
 
@@ -214,14 +220,16 @@ def by_distinct(p: Array, y: Array, counts: Array) -> tuple[Array, Array]:
     return positive, np.add.reduceat(sorted_counts, first, axis=1) - positive
 
 
-def _auroc(p: Array, y: Array, counts: Array) -> Array:
+def auroc_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`auroc` of each resample."""
     positive, negative = by_distinct(p, y, counts)
     below = np.cumsum(negative, axis=1) - negative
     won = (positive * (below + negative / 2)).sum(axis=1)
     return _ratio(won, positive.sum(axis=1) * negative.sum(axis=1))
 
 
-def _auprc(p: Array, y: Array, counts: Array) -> Array:
+def auprc_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`auprc` of each resample."""
     positive, negative = (side[:, ::-1] for side in by_distinct(p, y, counts))
     true, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
     precision = true / np.maximum(true + false, 1)  # at the top, a resample may hold no row yet
@@ -237,8 +245,8 @@ def _expit(score: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(score / 2)))
 
 
-def _calibration_slope(p: Array, y: Array, counts: Array) -> Array:
-    """Newton's method on each resample at once, a step that lowers the likelihood being halved."""
+def calibration_slope_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`calibration_slope` of each resample, by Newton's method; a step that lowers a likelihood is halved."""
     score = _logit(p)
     spread = float(score.std())
     slope = np.full(counts.shape[0], np.nan)
@@ -284,8 +292,8 @@ def _newton_step(counts: Array, y: Array, predicted: Array, z: Array) -> Array:
         return np.asarray(np.stack([c * g - b * h, a * h - b * g], axis=1) / (a * c - b * b)[:, None])
 
 
-def _calibration_intercept(p: Array, y: Array, counts: Array) -> Array:
-    """Newton's method inside a bracket that halves whenever a step would leave it."""
+def calibration_intercept_over(p: Array, y: Array, counts: Array) -> Array:
+    """:func:`calibration_intercept` of each resample, by Newton's method inside a bracket that halves."""
     score, share = _logit(p), _mean(y, counts)
     intercept = np.full(counts.shape[0], np.nan)
     going = np.flatnonzero((share > 0) & (share < 1))
@@ -307,18 +315,3 @@ def _calibration_intercept(p: Array, y: Array, counts: Array) -> Array:
         intercept[going[done]] = proposed[done]
         going, low, high, at = going[~done], low[~done], high[~done], proposed[~done]
     return intercept
-
-
-METRICS: dict[str, Metric] = {
-    "prevalence": _prevalence,
-    "auroc": _auroc,
-    "auprc": _auprc,
-    "accuracy": _accuracy,
-    "sensitivity": _sensitivity,
-    "specificity": _specificity,
-    "brier": _brier,
-    "log_loss": _log_loss,
-    "calibration_slope": _calibration_slope,
-    "calibration_intercept": _calibration_intercept,
-}
-"""Each metric over resamples: arrays `(rows,)`, `(rows,)` and `(resamples, rows)` give one of shape `(resamples,)`."""

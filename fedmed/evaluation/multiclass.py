@@ -1,22 +1,18 @@
-"""Metrics of predicted probabilities of several classes, and which of them may leave a hospital.
+"""Metrics of predicted probabilities of several classes.
 
-Probabilities are of shape `(rows, classes)`, labels the index of the class, of shape `(rows,)`. `METRICS` holds the
-arithmetic over many resamples at once, as :mod:`fedmed.evaluation.metrics` does for two classes.
+Probabilities are of shape `(rows, classes)`, labels the index of the class, of shape `(rows,)`. The functions that end
+in `_over` are metrics over many resamples at once, as in :mod:`fedmed.evaluation.metrics` for two classes: `(rows,
+classes)`, `(rows,)` and `(resamples, rows)` give `(resamples,)`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fedmed.evaluation import metrics as binary
 from fedmed.evaluation.metrics import CLIP, Array
-from fedmed.privacy.cells import DEFAULT_MINIMUM, checked_minimum, may_publish
 
-OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "macro_auprc", "brier", "log_loss")
-OVER_CLASSES = frozenset({"balanced_accuracy", "macro_auroc", "macro_auprc"})
 _SUM_TOLERANCE = 1e-3
 
 
@@ -39,11 +35,6 @@ def checked(probability: ArrayLike, label: ArrayLike) -> tuple[Array, Array]:
     return p, y
 
 
-def names_of(classes: int) -> tuple[str, ...]:
-    """Every measurement's name: `rows`, those over all classes, and the recall of each class by its index."""
-    return ("rows", *OVERALL, *(f"recall_{place}" for place in range(classes)))
-
-
 def class_counts(label: ArrayLike, classes: int) -> dict[str, int]:
     """Patients of each class, for :mod:`fedmed.privacy.cells`.
 
@@ -52,34 +43,6 @@ def class_counts(label: ArrayLike, classes: int) -> dict[str, int]:
     """
     held = np.bincount(np.asarray(label).astype(np.int64), minlength=classes)
     return {f"class {place}": int(count) for place, count in enumerate(held)}
-
-
-def withheld(probability: ArrayLike, label: ArrayLike, minimum_cell: int = DEFAULT_MINIMUM) -> frozenset[str]:
-    """Names of the measurements that may not leave the hospital.
-
-    Raises:
-        ValueError: for what is no probability or label, or a minimum cell under 5.
-
-    Guarantees:
-        - Fewer rows than `minimum_cell`: everything.
-        - Fewer in any class, empty ones included: the recall of every class and all that is made of ratios over one
-          class (balanced accuracy, AUROC, AUPRC).
-        - Fewer in a class, and all rows decided alike: the accuracy too, which is then the share of a class.
-        - Fewer in a class, and fewer than `minimum_cell` different predictions, in hundredths: the Brier score and the
-          log loss too, as for two classes (:func:`fedmed.evaluation.disclosure.withheld`).
-    """
-    p, y = checked(probability, label)
-    classes = p.shape[1]
-    if len(p) < checked_minimum(minimum_cell):
-        return frozenset(names_of(classes))
-    if may_publish(class_counts(y, classes), minimum_cell):
-        return frozenset()
-    hidden = OVER_CLASSES | {f"recall_{place}" for place in range(classes)}
-    if np.unique(p.argmax(axis=1)).size == 1:
-        hidden |= {"accuracy"}
-    if len(np.unique(np.round(p, 2), axis=0)) < minimum_cell:
-        hidden |= {"brier", "log_loss"}
-    return hidden
 
 
 def right(p: Array, y: Array) -> Array:
@@ -103,11 +66,12 @@ def squared_error(p: Array, y: Array) -> Array:
     return np.asarray(((p - (y[:, None] == np.arange(p.shape[1]))) ** 2).sum(axis=1))
 
 
-def _accuracy(p: Array, y: Array, counts: Array) -> Array:
+def accuracy_over(p: Array, y: Array, counts: Array) -> Array:
+    """Share of rows whose most probable class is their own."""
     return np.asarray(counts @ right(p, y) / counts.sum(axis=1))
 
 
-def _balanced_accuracy(p: Array, y: Array, counts: Array) -> Array:
+def balanced_accuracy_over(p: Array, y: Array, counts: Array) -> Array:
     """The mean recall of the classes; nan where a class has no row (Brodersen et al. 2010, ICPR)."""
     hit = right(p, y)
 
@@ -119,31 +83,28 @@ def _balanced_accuracy(p: Array, y: Array, counts: Array) -> Array:
     return np.asarray(np.mean([recall(place) for place in range(p.shape[1])], axis=0))
 
 
-def _one_versus_rest(metric: binary.Metric) -> binary.Metric:
+def macro_auroc_over(p: Array, y: Array, counts: Array) -> Array:
+    """The mean AUROC of the classes, each against all others; Hand & Till 2001 discuss this and other means."""
+    return _one_versus_rest(binary.auroc_over, p, y, counts)
+
+
+def macro_auprc_over(p: Array, y: Array, counts: Array) -> Array:
+    """The mean average precision of the classes, each against all others."""
+    return _one_versus_rest(binary.auprc_over, p, y, counts)
+
+
+def _one_versus_rest(metric: binary.Over, p: Array, y: Array, counts: Array) -> Array:
     """The unweighted mean over the classes, each against all others; nan where a class has no row."""
-
-    def macro(p: Array, y: Array, counts: Array) -> Array:
-        own = (y[:, None] == np.arange(p.shape[1])).astype(np.float64)
-        return np.asarray(np.mean([metric(p[:, k], own[:, k], counts) for k in range(p.shape[1])], axis=0))
-
-    return macro
+    own = (y[:, None] == np.arange(p.shape[1])).astype(np.float64)
+    return np.asarray(np.mean([metric(p[:, k], own[:, k], counts) for k in range(p.shape[1])], axis=0))
 
 
-def _brier(p: Array, y: Array, counts: Array) -> Array:
+def brier_over(p: Array, y: Array, counts: Array) -> Array:
+    """The mean of :func:`squared_error`."""
     return np.asarray(counts @ squared_error(p, y) / counts.sum(axis=1))
 
 
-def _log_loss(p: Array, y: Array, counts: Array) -> Array:
+def log_loss_over(p: Array, y: Array, counts: Array) -> Array:
+    """Mean negative log of the probability of a row's own class, kept 1e-7 away from 0."""
     own = np.take_along_axis(p, y.astype(np.int64)[:, None], axis=1)[:, 0]
     return np.asarray(counts @ -np.log(np.clip(own, CLIP, 1.0)) / counts.sum(axis=1))
-
-
-METRICS: dict[str, Callable[[Array, Array, Array], Array]] = {
-    "accuracy": _accuracy,
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_auroc": _one_versus_rest(binary.METRICS["auroc"]),  # Hand & Till 2001 discuss this and other means
-    "macro_auprc": _one_versus_rest(binary.METRICS["auprc"]),
-    "brier": _brier,
-    "log_loss": _log_loss,
-}
-"""Each metric over resamples: `(rows, classes)`, `(rows,)` and `(resamples, rows)` give one of shape `(resamples,)`."""

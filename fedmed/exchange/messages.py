@@ -186,7 +186,7 @@ class RoundEvaluation(Message):
     """Site to coordinator: how the round's model does on its validation rows, shifted as the hospital would use it.
 
     `loss` is the mean of the kind's own loss, as :mod:`fedmed.training.losses` names it: log loss, cross entropy, Cox's
-    partial likelihood or that of hazards in intervals; `metrics` are those of `fedmed.evaluation.kinds`. A figure is
+    partial likelihood or that of hazards in intervals; `metrics` are those of `fedmed.targets`. A figure is
     absent where cells are small. The shift itself stays at the hospital.
     """
 

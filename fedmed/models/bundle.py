@@ -12,12 +12,13 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from fedmed.data.cohort import Cohort, Target
+from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused, WorkspaceError
 from fedmed.files import write_atomically
 from fedmed.models.encoding import InputStatistics, encode
 from fedmed.models.networks import ModelOptions, network_for, state_of
-from fedmed.models.survival import survival_curve
+from fedmed.targets.table import KINDS
+from fedmed.targets.target import Target
 from fedmed.typed_yaml import Record
 from fedmed.weights import Layout, Weights, from_bytes, layout_of, sha256, to_bytes
 
@@ -126,12 +127,7 @@ def predictions(
         Survival by Cox: log relative hazard, `(rows,)`; in discrete time: probability of no event by the end of each
         interval, `(rows, intervals)`.
     """
-    logits = outputs.double()
-    if target.kind == "survival" and options.survival == "cox":
-        return logits.squeeze(1).numpy()
-    logits = logits + torch.as_tensor(shift, dtype=torch.float64)
-    if target.kind == "survival":
-        return survival_curve(logits).numpy()
-    if target.kind == "multiclass":
-        return torch.softmax(logits, dim=1).numpy()
-    return torch.sigmoid(logits.squeeze(1)).numpy()
+    kind, logits = KINDS[target.kind], outputs.double()
+    if kind.shifts(options.form):
+        logits = logits + torch.as_tensor(shift, dtype=torch.float64)
+    return kind.says(logits, options.form).numpy()

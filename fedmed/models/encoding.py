@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fedmed.data.arrays import measurements, raw_arrays
-from fedmed.data.cohort import DURATION, TARGET, Cohort, Column, Target
+from fedmed.data.cohort import Cohort, Column
+from fedmed.targets.target import Target
 from fedmed.typed_yaml import Record
 
 WHITE = 255.0
@@ -133,9 +134,9 @@ def labels_of(rows: pd.DataFrame, target: Target) -> Tensor:
         float32. Binary: `(rows,)` of 0 and 1. Multiclass: `(rows,)`, the number of the class. Survival: `(rows, 2)`,
         duration and event.
     """
-    if target.kind == "survival":
-        return torch.tensor(rows[[DURATION, TARGET]].to_numpy(), dtype=torch.float32)
-    return torch.tensor(rows[TARGET].to_numpy(), dtype=torch.float32)
+    last_is_the_class = target.label_columns[::-1]
+    labels = torch.tensor(rows[last_is_the_class].to_numpy(), dtype=torch.float32)
+    return labels if len(last_is_the_class) > 1 else labels.squeeze(1)
 
 
 def _scale(statistics: InputStatistics, name: str) -> tuple[np.float32, np.float32]:

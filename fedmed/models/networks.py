@@ -22,10 +22,13 @@ from fedmed.models.encoding import input_shape
 from fedmed.models.images import Cnn
 from fedmed.models.imported import IMPORT_PATH, Recipe, build_imported, own_start, recipe_of
 from fedmed.models.sequences import Gru, Tcn
+from fedmed.targets.kind import Form
+from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Record
 
 if TYPE_CHECKING:
-    from fedmed.data.cohort import Cohort, Target
+    from fedmed.data.cohort import Cohort
+    from fedmed.targets.target import Target
 
 InputShape = tuple[int, ...]
 """The shape of one row: `(features,)`, `(channels, height, width)` or `(steps, features)`."""
@@ -74,6 +77,11 @@ class ModelOptions(Record):
     def imported(self) -> bool:
         """Whether the network is one of the user's own."""
         return ":" in self.name
+
+    @property
+    def form(self) -> Form:
+        """How survival is modelled; without meaning for other targets."""
+        return Form(self.survival, self.intervals)
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -159,9 +167,7 @@ def outputs_of(target: Target, options: ModelOptions) -> int:
     One logit for a binary target, one a class for a multi-class one; for survival the logarithm of a relative hazard,
     or a logit of the hazard in each interval.
     """
-    if target.kind == "survival":
-        return 1 if options.survival == "cox" else options.intervals
-    return target.classes_count if target.kind == "multiclass" else 1
+    return KINDS[target.kind].outputs(target, options.form)
 
 
 def network_for(cohort: Cohort, options: ModelOptions) -> nn.Module:

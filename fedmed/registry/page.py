@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedmed.evaluation.measurement import number, texts
@@ -19,9 +19,9 @@ from fedmed.registry.figures import (
     subgroups,
 )
 from fedmed.registry.release import Release
+from fedmed.targets.table import KINDS
 
 if TYPE_CHECKING:
-    from fedmed.data.cohort import Target
     from fedmed.models.bundle import ModelBundle
 
 _STYLE = (
@@ -156,7 +156,7 @@ def _facts(release: Release, bundle: ModelBundle) -> list[tuple[str, str]]:
     ]
     target = description.cohort.target
     return [
-        ("target", _TARGETS[target.kind](target)),
+        ("target", KINDS[target.kind].explained(target)),
         ("quarantined", ", ".join(quarantined) or "no hospital"),
         ("run", release.run),
         ("weights", f"SHA-256 {description.weights}"),
@@ -169,15 +169,3 @@ def _metrics(release: Release) -> list[str]:
     every = [entry for of_models in release.evaluation.values() for entry in of_models.values()]
     entries = sorted(every, key=len, reverse=True)
     return list(dict.fromkeys(metric for entry in entries for metric in entry))
-
-
-_TARGETS: dict[str, Callable[[Target], str]] = {
-    "binary": lambda target: f"{target.name}, that is {target.column} {target.positive}",
-    "multiclass": lambda target: (
-        f"{target.name}, in the classes "
-        + ", ".join(
-            f"{index}: {meaning or code}" for index, (code, meaning) in enumerate((target.classes or {}).items())
-        )
-    ),
-    "survival": lambda target: f"{target.name}, within {target.horizon:g} {target.unit}",
-}

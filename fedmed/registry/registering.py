@@ -15,6 +15,7 @@ from fedmed.registry.release import Registered, Release
 from fedmed.registry.run import experiment_named, log, run_of
 from fedmed.registry.store import MARKS, NOTE, marks_of, only_one, opened
 from fedmed.registry.versions import CHALLENGER, CHAMPION, DECISION, champion_of
+from fedmed.targets.table import KINDS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from fedmed.models.bundle import ModelBundle
 
 _AGAINST, _DONE = "fedmed.compared_with", "fedmed.registered"
-_SAYS = {"binary": "the probability of", "multiclass": "the probabilities of each", "survival": "the risk of"}
 _HOW_TO_USE = """`mlflow models serve -m models:/{name}@champion --env-manager local` serves the champion: post the
 columns of its signature as they are, categories as their codes. A row outside the contract gets no probability, but the
 names of the columns that keep it from one. `challenger` is the newest version, `champion` the best by the rule in
@@ -82,7 +82,7 @@ def _version(
     name, run_id = options.model, run.info.run_id
     if not client.search_registered_models(f"name = '{name}'"):
         cohort = bundle.description.cohort
-        about = f"{cohort.title or cohort.name}: {_SAYS[cohort.target.kind]} `{cohort.target.name}`."
+        about = f"{cohort.title or cohort.name}: {KINDS[cohort.target.kind].predicts} `{cohort.target.name}`."
         client.create_registered_model(name, description=f"{about}\n\n{_HOW_TO_USE.format(name=name)}")
     if found := client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         return client.get_model_version(name, found[0].version)

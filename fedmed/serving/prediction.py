@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 
 from fedmed.data.arrays import as_bytes, as_cell
-from fedmed.data.cohort import Cohort, Column, Target
+from fedmed.data.cohort import Cohort, Column
 from fedmed.data.contract import rows_outside
 from fedmed.data.reading import MISSING, as_code
 from fedmed.errors import RecordsError
-from fedmed.evaluation.metrics import THRESHOLD
 from fedmed.models.bundle import ModelBundle
 from fedmed.models.networks import ModelOptions
+from fedmed.targets.table import KINDS
+from fedmed.targets.target import Target
 from fedmed.training.personal import Personal
 
 GREY = 128
@@ -25,11 +26,7 @@ def answer_columns(target: Target, network: ModelOptions) -> list[str]:
     the hazard relative to a row with all inputs at their mean, in discrete time the probability of the event before
     the horizon.
     """
-    if target.kind == "multiclass":
-        return [f"probability of {code}" for code in target.classes or {}]
-    if target.kind == "survival":
-        return ["log relative hazard" if network.survival == "cox" else "probability by the horizon"]
-    return ["probability"]
+    return KINDS[target.kind].answers(target, network.form)
 
 
 def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None) -> pd.DataFrame:
@@ -64,17 +61,11 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None
     if inside:
         typed = _typed(asked.iloc[inside], cohort)
         said = bundle.predictions(typed, *((own.shift or 0.0, own.state) if own else ()))
-        if target.kind == "survival" and network.survival == "discrete":
-            said = 1 - said[:, -1]
-        given[inside] = said.reshape(len(inside), len(names))
+        given[inside] = KINDS[target.kind].answer(said, network.form).reshape(len(inside), len(names))
     answers = pd.DataFrame(given, columns=names)
     answers.insert(0, "row", range(1, len(asked) + 1))
-    nothing = answers[names[0]].isna()
-    if target.kind == "binary":
-        answers["predicted"] = (answers["probability"] >= THRESHOLD).astype("Int64").mask(nothing)
-    elif target.kind == "multiclass":
-        codes = np.array(list(target.classes or {}), dtype=object)
-        answers["predicted"] = pd.Series(codes[np.nan_to_num(given, nan=-1.0).argmax(axis=1)]).mask(nothing)
+    if (decided := KINDS[target.kind].decided(target, given)) is not None:
+        answers["predicted"] = decided.mask(answers[names[0]].isna())
     answers["reason"] = [
         f"outside the contract: {', '.join(outside[n])}" if n in outside else "" for n in range(len(asked))
     ]

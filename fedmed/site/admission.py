@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from pydantic import ValidationError
 
-from fedmed.data.cohort import TARGET
 from fedmed.data.contract import Verdict, examine, suite_digest
 from fedmed.data.partition import read_partition
 from fedmed.data.split import SPLITS
@@ -13,6 +12,7 @@ from fedmed.files import write_atomically
 from fedmed.privacy.cells import published
 from fedmed.site.home import SiteHome
 from fedmed.site.session import open_session
+from fedmed.targets.kind import TARGET
 from fedmed.typed_yaml import Record
 
 TOO_SMALL = "table: rows in train, at least the minimum cell"

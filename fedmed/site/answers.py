@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedmed.aggregation.statistics import column_sums
 from fedmed.errors import MessageRefused, VaultError
-from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.messages import (
     COORDINATOR,
@@ -40,6 +39,7 @@ from fedmed.site.session import Desk, open_session
 from fedmed.strategies.base import Memory
 from fedmed.strategies.turn import take_turn
 from fedmed.strategies.update import encode_update, travelling
+from fedmed.targets.table import KINDS
 from fedmed.weights import Weights, from_bytes, layout_of, sha256, to_bytes
 
 

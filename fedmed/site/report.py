@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedmed.aggregation.statistics import column_sums, pool_statistics
 from fedmed.evaluation.fairness import of_subgroups
-from fedmed.evaluation.kinds import KINDS, Prediction, some_rows
 from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.messages import Invitation, TestReport
 from fedmed.models.bundle import outputs, predictions
@@ -20,6 +19,8 @@ from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.site.home import SiteHome
 from fedmed.site.personal import keep_own
 from fedmed.site.session import Desk, Examples, SiteSession, open_session
+from fedmed.targets.kind import Prediction, some_rows
+from fedmed.targets.table import KINDS
 from fedmed.training.alone import train_alone
 from fedmed.weights import Weights
 

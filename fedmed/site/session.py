@@ -19,6 +19,7 @@ from fedmed.seeds import torch_generator
 from fedmed.site.home import SiteHome
 from fedmed.strategies.base import Strategy
 from fedmed.strategies.table import STRATEGIES
+from fedmed.targets.table import KINDS
 from fedmed.training.local import Problem
 from fedmed.training.losses import Loss, LossOptions, loss_for
 from fedmed.training.personal import Personal, personalise
@@ -72,7 +73,7 @@ class Desk:
             {**weights, **kept},
             plan.personal,
             torch_generator(plan.training.seed, self.site, "fine-tune"),
-            None if plan.cohort.target.kind == "survival" and plan.network.survival == "cox" else self.likelihood,
+            self.likelihood if KINDS[plan.cohort.target.kind].shifts(plan.network.form) else None,
         )
 
 

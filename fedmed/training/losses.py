@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid, one_hot, softplus
 
 from fedmed.errors import SettingsError
-from fedmed.models.survival import interval_ends, interval_of
+from fedmed.targets.intervals import interval_ends, interval_of
+from fedmed.targets.kind import Form
+from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Record
 
 if TYPE_CHECKING:
-    from fedmed.data.cohort import Target
     from fedmed.models.networks import ModelOptions
+    from fedmed.targets.target import Target
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs of shape `(rows, outputs)` and labels, as `fedmed.models.encoding.labels_of` makes them, → a scalar."""
@@ -141,51 +143,26 @@ def discrete_hazard(outputs: Tensor, labels: Tensor, horizon: float) -> Tensor:
 
 
 class LossKind(NamedTuple):
-    """For which targets a loss is, whether it weighs classes, and how it is made."""
+    """Whether a loss weighs classes, and how it is made. For which targets it is, each kind of target says."""
 
-    fits: Callable[[Target, ModelOptions], bool]
-    wants: str
     weighs_classes: bool
     make: Callable[[Target, LossOptions], Loss]
 
 
 LOSSES: dict[str, LossKind] = {
-    "log_loss": LossKind(
-        lambda target, model: target.kind == "binary",
-        "a binary target",
-        True,
-        lambda target, options: partial(log_loss, class_weights=_weights(options)),
-    ),
-    "cross_entropy": LossKind(
-        lambda target, model: target.kind == "multiclass",
-        "a multiclass target",
-        True,
-        lambda target, options: partial(cross_entropy, class_weights=_weights(options)),
-    ),
+    "log_loss": LossKind(True, lambda target, options: partial(log_loss, class_weights=_weights(options))),
+    "cross_entropy": LossKind(True, lambda target, options: partial(cross_entropy, class_weights=_weights(options))),
     "focal": LossKind(
-        lambda target, model: target.kind in {"binary", "multiclass"},
-        "a binary or multiclass target",
-        True,
-        lambda target, options: partial(focal, gamma=options.gamma, class_weights=_weights(options)),
+        True, lambda target, options: partial(focal, gamma=options.gamma, class_weights=_weights(options))
     ),
-    "cox": LossKind(
-        lambda target, model: target.kind == "survival" and model.survival == "cox",
-        "a survival target and model.survival cox",
-        False,
-        lambda target, options: cox,
-    ),
-    "discrete_hazard": LossKind(
-        lambda target, model: target.kind == "survival" and model.survival == "discrete",
-        "a survival target and model.survival discrete",
-        False,
-        lambda target, options: partial(discrete_hazard, horizon=_horizon(target)),
-    ),
+    "cox": LossKind(False, lambda target, options: cox),
+    "discrete_hazard": LossKind(False, lambda target, options: partial(discrete_hazard, horizon=_horizon(target))),
 }
 
 
-def default_loss(target: Target, model: ModelOptions) -> str:
-    """The name of the loss that `auto` stands for: the first of :data:`LOSSES` that fits."""
-    return next(name for name, kind in LOSSES.items() if kind.fits(target, model))
+def fitting_losses(target: Target, model: ModelOptions) -> tuple[str, ...]:
+    """The names of :data:`LOSSES` that fit; the first is the one that `auto` stands for."""
+    return KINDS[target.kind].losses(model.form)
 
 
 def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
@@ -194,13 +171,15 @@ def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
     Raises:
         SettingsError: if the loss is not for this kind of target, or the class weights are not one a class.
     """
-    name = default_loss(target, model) if options.name == "auto" else options.name
+    fitting = fitting_losses(target, model)
+    name = fitting[0] if options.name == "auto" else options.name
     kind = LOSSES[name]
-    if not kind.fits(target, model):
-        is_one = f"a survival target with model.survival {model.survival}" if target.kind == "survival" else target.kind
+    if name not in fitting:
+        forms, form = KINDS[target.kind].forms, model.form.name
+        is_one = f"a {target.kind} target with model.survival {form}" if forms else target.kind
         raise SettingsError(
-            f"training.loss.name: {name} wants {kind.wants}, but {target.name} is {is_one}; choose auto, or"
-            f" {default_loss(target, model)}"
+            f"training.loss.name: {name} wants {_wanted(name)}, but {target.name} is {is_one}; choose auto, or"
+            f" {fitting[0]}"
         )
     if options.class_weights and not kind.weighs_classes:
         raise SettingsError(f"training.loss.class_weights: {name} weighs no classes; leave them out")
@@ -210,6 +189,19 @@ def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
             f" {target.name}, got {len(options.class_weights)}"
         )
     return kind.make(target, options)
+
+
+def _wanted(loss: str) -> str:
+    """The targets that a loss is for, in words."""
+    whole = [name for name, kind in KINDS.items() if not kind.forms and loss in kind.losses(Form())]
+    words = [f"a {' or '.join(whole)} target"] if whole else []
+    words += [
+        f"a {name} target and model.survival {form}"
+        for name, kind in KINDS.items()
+        for form in kind.forms
+        if loss in kind.losses(Form(form))
+    ]
+    return " or ".join(words)
 
 
 def _weights(options: LossOptions) -> Tensor | None:

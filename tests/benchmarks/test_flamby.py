@@ -15,8 +15,8 @@ from folds import FOLDS, folds
 from in_memory import Recipe, joined, last_round
 from public_data import real_files
 
-from fedmed.data.cohort import TARGET
 from fedmed.models.networks import ModelOptions, build_network
+from fedmed.targets.kind import TARGET
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss
 

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from fedmed.evaluation import measurement
 from fedmed.evaluation.disclosure import NAMES, PER_CLASS, withheld
-from fedmed.evaluation.measurement import Measurement, interval, measure, share, texts
-from fedmed.evaluation.metrics import METRICS
+from fedmed.evaluation.measurement import Measurement, interval, share, texts
+from fedmed.evaluation.names import figures_of
+from fedmed.targets.binary import measure
 
 Rows: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 
@@ -159,7 +160,7 @@ def test_a_slope_that_many_resamples_lack_is_not_estimable() -> None:
     """One row overlaps; a resample without it is separated, which happens in more than a third of them."""
     p, y = np.linspace(0.05, 0.95, 40), (np.arange(40) >= 20).astype(int)
     p[19], y[19] = 0.7, 0
-    assert math.isfinite(METRICS["calibration_slope"](p, y.astype(float), np.ones((1, 40)))[0])
+    assert math.isfinite(figures_of("binary")["calibration_slope"](p, y.astype(float), np.ones((1, 40)))[0])
     assert measured(p, y)["calibration_slope"].reason == "not estimable"
 
 

@@ -14,10 +14,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from fedmed.evaluation import metrics
-from fedmed.evaluation.metrics import METRICS, resample_counts
+from fedmed.evaluation.metrics import resample_counts
+from fedmed.evaluation.names import figures_of
 
 Rows: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 
+METRICS = figures_of("binary")
 FUNCTIONS: dict[str, Callable[..., float]] = {name: getattr(metrics, name) for name in METRICS}
 PROBABILITY = np.array([0.1, 0.3, 0.3, 0.6, 0.8, 0.9])
 LABEL = np.array([0, 0, 1, 0, 1, 1])
@@ -235,7 +237,7 @@ def test_the_order_of_rows_does_not_matter(data: Rows) -> None:
 
 @given(predictions(), st.integers(0, 2**32))
 def test_a_resample_is_what_its_rows_are(data: Rows, seed: int) -> None:
-    """The contract of `METRICS`: the metric of a resample is that of its rows, written out."""
+    """The contract of a metric: the metric of a resample is that of its rows, written out."""
     p, y = data
     counts = resample_counts(p.size, 3, np.random.default_rng(seed))
     assert np.all(counts.sum(axis=1) == p.size)

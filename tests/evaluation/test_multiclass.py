@@ -9,11 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from fedmed.evaluation import metrics, multiclass
-from fedmed.evaluation.kinds import KINDS
+from fedmed.evaluation.disclosure import names_of_classes as names_of
+from fedmed.evaluation.disclosure import withheld_of_classes as withheld
 from fedmed.evaluation.measurement import Measurement
-from fedmed.evaluation.multiclass import METRICS, OVER_CLASSES, class_counts, names_of, withheld
+from fedmed.evaluation.multiclass import class_counts
+from fedmed.evaluation.names import figures_of
+from fedmed.targets.multiclass import OVER_CLASSES
+from fedmed.targets.table import KINDS
 
 KIND = KINDS["multiclass"]
+METRICS = figures_of("multiclass")
 
 
 def hospital(rows: int, seed: int, classes: int = 3, sharpness: float = 2.0) -> tuple[NDArray[Any], NDArray[Any]]:

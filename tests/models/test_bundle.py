@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fedmed.data.cohort import Cohort, Target
+from fedmed.data.cohort import Cohort
 from fedmed.errors import FedMedError, MessageRefused, WorkspaceError
 from fedmed.models.bundle import ModelBundle, ModelDescription, expected_layout, load_bundle, predictions
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions, initial_weights, network_for
 from fedmed.seeds import torch_generator
+from fedmed.targets.target import Target
 from fedmed.weights import Layout, sha256, to_bytes
 
 SMALL = Cohort.model_validate(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedmed.data.arrays import as_cell
-from fedmed.data.cohort import Cohort, Target
+from fedmed.data.cohort import Cohort
 from fedmed.errors import RecordsError
 from fedmed.models.encoding import (
     InputStatistics,
@@ -23,6 +23,7 @@ from fedmed.models.encoding import (
     scale_range,
     scaled_inputs,
 )
+from fedmed.targets.target import Target
 
 RAW = {
     "name": "small",

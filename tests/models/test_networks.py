@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmed.data.cohort import Cohort, Target
+from fedmed.data.cohort import Cohort
 from fedmed.errors import SettingsError
 from fedmed.models.networks import (
     NETWORKS,
@@ -23,6 +23,7 @@ from fedmed.models.networks import (
     state_of,
 )
 from fedmed.seeds import torch_generator
+from fedmed.targets.target import Target
 from fedmed.weights import flatten, is_finite, layout_of, size
 
 SHAPES: dict[str, InputShape] = {"logistic": (5,), "mlp": (5,), "cnn": (2, 9, 11), "gru": (6, 3), "tcn": (6, 3)}

@@ -11,10 +11,9 @@ import pandas as pd
 import pytest
 
 from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.data.cohort import Cohort, Column, Minimum, Target
+from fedmed.data.cohort import Cohort, Column, Minimum
 from fedmed.data.split import SplitOptions
 from fedmed.evaluation import survival
-from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.base import fetch, reference
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.exchange.messages import COORDINATOR, Address, GlobalModel, Invitation, Plan, RoundEvaluation, TestReport
@@ -26,6 +25,8 @@ from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, add_records, partition_records
 from fedmed.site.session import open_session
 from fedmed.strategies.options import AggregationOptions
+from fedmed.targets.table import KINDS
+from fedmed.targets.target import Target
 from fedmed.training import alone
 from fedmed.training.alone import train_alone
 from fedmed.training.local import TrainingOptions

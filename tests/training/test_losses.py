@@ -14,18 +14,18 @@ from sklearn.metrics import log_loss as log_loss_of_sklearn
 from torch import Tensor
 from torch.nn import functional
 
-from fedmed.data.cohort import Target
 from fedmed.errors import SettingsError
 from fedmed.models.networks import ModelOptions, outputs_of
-from fedmed.models.survival import survival_curve
 from fedmed.seeds import numpy_generator, torch_generator
+from fedmed.targets.intervals import survival_curve
+from fedmed.targets.target import Target
 from fedmed.training.losses import (
     LOSSES,
     LossOptions,
     cox,
     cross_entropy,
-    default_loss,
     discrete_hazard,
+    fitting_losses,
     focal,
     log_loss,
     loss_for,
@@ -280,7 +280,7 @@ def model(survival: str = "cox") -> ModelOptions:
     ],
 )
 def test_auto_chooses_by_the_target(kind: str, survival: str, expected: str) -> None:
-    assert default_loss(TARGETS[kind], model(survival)) == expected
+    assert fitting_losses(TARGETS[kind], model(survival))[0] == expected
     labels = survivals(9) if kind == "survival" else classes(9, 2)
     z = logits(9, outputs_of(TARGETS[kind], model(survival)))
     chosen = loss_for(TARGETS[kind], model(survival), LossOptions())
@@ -295,7 +295,7 @@ def test_a_loss_that_fits_gives_a_scalar_with_a_gradient_and_another_is_refused(
     name: str, kind: str, survival: str
 ) -> None:
     target, options = TARGETS[kind], LossOptions.model_validate({"name": name})
-    if not LOSSES[name].fits(target, model(survival)):
+    if name not in fitting_losses(target, model(survival)):
         with pytest.raises(SettingsError, match=rf"training\.loss\.name: {name} wants .* choose auto"):
             loss_for(target, model(survival), options)
         return

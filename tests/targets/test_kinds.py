@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedmed.data.cohort import Kind as CohortKind
 from fedmed.evaluation import disclosure, survival
 from fedmed.evaluation.curves import risk_groups
-from fedmed.evaluation.kinds import KINDS, some_rows
 from fedmed.evaluation.measurement import Measurement
 from fedmed.evaluation.names import LOWER_IS_BETTER
 from fedmed.registry.options import Metric
+from fedmed.targets.kind import KindName, some_rows
+from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Record
 
 HORIZON = 10.0
@@ -42,7 +42,7 @@ def completed(kind: str, prediction: Any, labels: Any) -> Any:
 
 
 def test_every_kind_that_a_cohort_may_declare_is_measured() -> None:
-    assert set(KINDS) == set(get_args(CohortKind))
+    assert set(KINDS) == set(get_args(KindName))
 
 
 def test_every_validated_metric_may_judge_the_champion() -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmed.models.survival import interval_ends, interval_of, survival_curve
+from fedmed.targets.intervals import interval_ends, interval_of, survival_curve
 
 
 @pytest.mark.parametrize(
