@@ -65,7 +65,8 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None
     answers = pd.DataFrame(given, columns=names)
     answers.insert(0, "row", range(1, len(asked) + 1))
     if (decided := KINDS[target.kind].decided(target, given)) is not None:
-        answers["predicted"] = decided.mask(answers[names[0]].isna())
+        whole = "Int64" if decided.dtype.kind == "i" else None  # whole numbers, among which some may be <NA>
+        answers["predicted"] = pd.Series(decided, dtype=whole).mask(answers[names[0]].isna())
     answers["reason"] = [
         f"outside the contract: {', '.join(outside[n])}" if n in outside else "" for n in range(len(asked))
     ]

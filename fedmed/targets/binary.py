@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fedmed.errors import DeclarationError
@@ -24,11 +23,12 @@ from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.targets.kind import TARGET, Form, Kind
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from fedmed.targets.target import Target
 
-_COMPARISONS: dict[str, Callable[[pd.Series, float], pd.Series]] = {
+_COMPARISONS: dict[str, Callable[[Any, float], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
     "<": operator.lt,
@@ -50,15 +50,15 @@ def _label(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
     match = _RULE.fullmatch(target.positive or "")
     if match is None:  # pragma: no cover  # the validator has refused it
         raise DeclarationError(f"target rule {target.positive!r} cannot be read")
-    return pd.DataFrame({TARGET: _COMPARISONS[match[1]](frame[target.column], float(match[2])).astype("int64")})
+    return _COMPARISONS[match[1]](frame[target.column], float(match[2])).astype("int64").to_frame(TARGET)
 
 
 def _says(logits: Tensor, form: Form) -> Tensor:
     return logits.squeeze(1).sigmoid()
 
 
-def _decided(target: Target, given: NDArray[np.float64]) -> pd.Series:
-    return pd.Series(given[:, 0] >= THRESHOLD).astype("Int64")
+def _decided(target: Target, given: NDArray[np.float64]) -> NDArray[np.int64]:
+    return (given[:, 0] >= THRESHOLD).astype(np.int64)
 
 
 def _withheld(prediction: Any, labels: Any, minimum_cell: int, horizon: float | None = None) -> frozenset[str]:

@@ -85,7 +85,8 @@ class Kind:
     Args:
         answers: the names of the numbers.
         answer: prediction → these numbers, of shape `(rows,)` or `(rows, names)`.
-        decided: the numbers `(rows, names)`, NaN where there is no answer → what is decided for; None if nothing is.
+        decided: the numbers `(rows, names)` → what is decided for in each row, anything where the numbers are NaN; None
+            if nothing is decided.
 
     The figures:
 
@@ -130,7 +131,7 @@ class Kind:
 
     answers: Callable[[Target, Form], list[str]]
     answer: Callable[[NDArray[np.float64], Form], NDArray[np.float64]]
-    decided: Callable[[Target, NDArray[np.float64]], pd.Series | None]
+    decided: Callable[[Target, NDArray[np.float64]], NDArray[Any] | None]
 
     names: Callable[[int], tuple[str, ...]]
     validated: tuple[str, ...]

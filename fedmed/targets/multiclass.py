@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from fedmed.evaluation.comparison import compare
@@ -21,6 +20,7 @@ from fedmed.targets.binary import as_it_is, majority
 from fedmed.targets.kind import TARGET, Form, Kind
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from fedmed.targets.target import Target
@@ -31,8 +31,7 @@ OVER_CLASSES = with_rule(_FIGURES, "per class")
 
 def _label(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
     number = {code: place for place, code in enumerate(target.classes or {})}
-    places = [number.get(code, -1) for code in frame[target.column]]
-    return pd.DataFrame({TARGET: pd.Series(places, index=frame.index, dtype="int64")})
+    return frame[target.column].map(lambda code: number.get(code, -1)).astype("int64").to_frame(TARGET)
 
 
 def _meanings(target: Target) -> dict[int, str]:
@@ -43,9 +42,9 @@ def _says(logits: Tensor, form: Form) -> Tensor:
     return logits.softmax(dim=1)
 
 
-def _decided(target: Target, given: NDArray[np.float64]) -> pd.Series:
+def _decided(target: Target, given: NDArray[np.float64]) -> NDArray[np.object_]:
     codes = np.array(list(target.classes or {}), dtype=object)
-    return pd.Series(codes[np.nan_to_num(given, nan=-1.0).argmax(axis=1)])
+    return np.asarray(codes[np.nan_to_num(given, nan=-1.0).argmax(axis=1)])
 
 
 def _withheld(prediction: Any, labels: Any, minimum_cell: int, horizon: float | None = None) -> frozenset[str]:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from fedmed.evaluation import survival
 from fedmed.evaluation.comparison import compare_survival
@@ -20,6 +19,7 @@ from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.targets.kind import DURATION, TARGET, Form, Kind, Number
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from fedmed.targets.target import Target
@@ -35,7 +35,7 @@ def _check(target: Target) -> None:
 
 def _label(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
     event = frame[target.event].where(frame[target.event].isin([0, 1]), -1)
-    return pd.DataFrame({TARGET: event.astype("int64"), DURATION: frame[target.time].astype("float64")})
+    return event.astype("int64").to_frame(TARGET).assign(**{DURATION: frame[target.time].astype("float64")})
 
 
 def _numbers(target: Target) -> tuple[Number, ...]:

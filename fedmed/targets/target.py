@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-import pandas as pd
 from pydantic import Field, model_validator
 
 from fedmed.targets.kind import KindName, Number
 from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Code, Name, Record, Share, complain, rising
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Target(Record):
@@ -96,6 +98,7 @@ class Target(Record):
             declared class, or no 0 or 1 (the contract refuses it). For survival also `duration`, float64.
 
         >>> three = Target(name="stage", kind="multiclass", column="s", classes={"I": "early", "II": "", "III": "late"})
+        >>> import pandas as pd
         >>> three.label(pd.DataFrame({"s": ["III", "I", "IV"]}))["target"].tolist()
         [2, 0, -1]
         """
