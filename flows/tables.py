@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fedmed.aggregation.description import Between, CategorySummary, NumberSummary, Quantile
+from fedmed.aggregation.summaries import Between, CategorySummary, NumberSummary, Quantile
 from fedmed.coordinator.description import Described
 from fedmed.targets.kind import TARGET
 

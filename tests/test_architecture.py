@@ -48,7 +48,7 @@ ONE_DOOR = {
     "prefect": ("flows/", "tasks/"),
     "click": ("flows/cli/",),
     "rich": ("flows/cli/",),
-    "matplotlib": ("fedmed/evaluation/plots.py",),
+    "matplotlib": ("fedmed/evaluation/panels.py", "fedmed/evaluation/plots.py", "fedmed/evaluation/strategy_plots.py"),
     "safetensors": ("fedmed/weights.py",),
     "cryptography": ("fedmed/data/keys.py", "fedmed/data/vault.py"),
     "pyarrow": ("fedmed/data/vault.py", "fedmed/data/tables.py"),

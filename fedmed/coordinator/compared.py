@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedmed.coordinator.traffic import Traffic
 from fedmed.coordinator.variants import REFERENCES, ComparisonRequest, VariantResult
-from fedmed.evaluation import plots
+from fedmed.evaluation import strategy_plots
 from fedmed.evaluation.fairness import Spread, spread
 from fedmed.evaluation.measurement import number
 from fedmed.evaluation.names import LOWER_IS_BETTER, in_words
@@ -193,8 +193,8 @@ def write_comparison(folder: Path, compared: Compared) -> tuple[Path, ...]:
         for metric in compared.headline
     }
     drawn = (folder / "validation_loss.png", folder / "bytes.png")
-    plots.losses_of_strategies(drawn[0], losses)
-    plots.metrics_against_bytes(drawn[1], against, len(compared.seeds))
+    strategy_plots.losses_of_strategies(drawn[0], losses)
+    strategy_plots.metrics_against_bytes(drawn[1], against, len(compared.seeds))
     return drawn
 
 

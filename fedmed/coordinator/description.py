@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from fedmed.aggregation.description import Summary, Told, described, description_layout, read_tables, summarise
+from fedmed.aggregation.description import Told, described, description_layout, read_tables
+from fedmed.aggregation.summaries import Summary, summarise
 from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of, invite_sites
 from fedmed.data.cohort import Cohort
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, WorkspaceError

@@ -9,8 +9,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fedmed.evaluation import multiclass, survival
-from fedmed.evaluation.disclosure import class_counts, event_counts, withheld, withheld_of_classes, withheld_of_survival
 from fedmed.evaluation.measurement import (
     NOT_ESTIMABLE,
     RESAMPLES,
@@ -20,9 +18,8 @@ from fedmed.evaluation.measurement import (
     number,
     share,
 )
-from fedmed.evaluation.metrics import Array, checked, right
+from fedmed.evaluation.metrics import Array
 from fedmed.evaluation.names import LOWER_IS_BETTER, in_words
-from fedmed.evaluation.survival import Forecast
 from fedmed.privacy.cells import DEFAULT_MINIMUM, may_publish
 from fedmed.typed_yaml import Record
 
@@ -88,10 +85,31 @@ class Figure(NamedTuple):
     reference: str = ""
 
 
-def compare(
+class Reading(NamedTuple):
+    """How probabilities of classes are read, for two classes or for several.
+
+    Args:
+        checked: probabilities and labels → both as arrays; raises ValueError for what is none.
+        withheld: probabilities, labels, minimum cell → names of what may not leave.
+        counts: probabilities, labels → patients of each class, in order.
+        squared_error: probabilities, labels → what the Brier score is the mean of, of shape `(rows,)`.
+        right: probabilities, labels → 1 for each row decided rightly, else 0.
+        bound: labels, a class, minimum cell → what anybody knows of the suppressed share of that class.
+    """
+
+    checked: Callable[[ArrayLike, ArrayLike], tuple[Array, Array]]
+    withheld: Callable[[Array, Array, int], frozenset[str]]
+    counts: Callable[[Array, Array], Mapping[str, int]]
+    squared_error: Callable[[Array, Array], Array]
+    right: Callable[[Array, Array], Array]
+    bound: Callable[[Array, int, int], Measurement]
+
+
+def compare_classes(
     hospital: str,
     label: ArrayLike,
     *,
+    reading: Reading,
     federated: ArrayLike,
     own: ArrayLike | None,
     reference: int,
@@ -111,6 +129,7 @@ def compare(
     Args:
         hospital: its name, for the sentence.
         label: the class, of shape `(rows,)`.
+        reading: how probabilities are read.
         federated: the federated model's probabilities, of shape `(rows,)`, or `(rows, classes)` for several classes.
         own: those of the model that the hospital trained alone; None if it could train none.
         reference: the class of most of the hospital's training rows.
@@ -135,97 +154,30 @@ def compare(
           estimable".
     """
     given = {"federated": federated, "own": own, "pooled": pooled}
-    several = np.ndim(federated) == 2
-    check, hide = (multiclass.checked, withheld_of_classes) if several else (checked, withheld)
-    models = {name: check(p, label)[0] for name, p in given.items() if p is not None}
-    y = check(federated, label)[1]
-    classes = models["federated"].shape[1] if several else 2
+    models = {name: reading.checked(p, label)[0] for name, p in given.items() if p is not None}
+    y = reading.checked(federated, label)[1]
+    counts = reading.counts(models["federated"], y)
+    classes = len(counts)
     if reference not in range(classes):
         raise ValueError(
             f"reference: expected the class 0 {'or' if classes == 2 else 'to'} {classes - 1}, got {reference!r}"
         )
-    counts = multiclass.class_counts(y, classes) if several else class_counts(y)
-    hidden = {name: hide(p, y, minimum_cell) for name, p in models.items()}
-    squared = multiclass.squared_error if several else lambda p, y: (p - y) ** 2
-    hits = multiclass.right if several else right
-    error = {name: squared(p, y) for name, p in models.items() if "brier" not in hidden[name]}
-    hit = {name: hits(p, y) for name, p in models.items() if "accuracy" not in hidden[name]}
+    hidden = {name: reading.withheld(p, y, minimum_cell) for name, p in models.items()}
+    error = {name: reading.squared_error(p, y) for name, p in models.items() if "brier" not in hidden[name]}
+    hit = {name: reading.right(p, y) for name, p in models.items() if "accuracy" not in hidden[name]}
     if may_publish(counts, minimum_cell):
         hit[MAJORITY] = np.asarray(y == reference, dtype=np.float64)
     told = {name: share(row.sum(), row.size) for name, row in hit.items()}
     if MAJORITY not in told:
-        told[MAJORITY] = SUPPRESSED if several else _bound(y, reference, minimum_cell)
+        told[MAJORITY] = reading.bound(y, reference, minimum_cell)
     figures = {
         "brier": Figure({name: partial(_mean_of, row) for name, row in error.items()}, {}),
         "accuracy": Figure({name: partial(_mean_of, row) for name, row in hit.items()}, told, MAJORITY),
     }
-    return _compared(hospital, "brier", figures, own, pooled, y.size, resamples, generator)
+    return compared(hospital, "brier", figures, own, pooled, y.size, resamples, generator)
 
 
-def compare_survival(
-    hospital: str,
-    labels: ArrayLike,
-    *,
-    federated: ArrayLike | Forecast,
-    own: ArrayLike | Forecast | None,
-    reference: Forecast | None = None,
-    pooled: ArrayLike | Forecast | None = None,
-    minimum_cell: int = DEFAULT_MINIMUM,
-    resamples: int = RESAMPLES,
-    generator: np.random.Generator,
-    horizon: float | None = None,
-) -> Comparison:
-    """The federated survival model against the hospital's own and, if given, the pooled model.
-
-    The verdict is read off the interval of the difference in C-index, from the same paired bootstrap as in
-    :func:`compare`. The integrated Brier score is compared too, and with that of `reference`.
-
-    Args:
-        hospital: its name, for the sentence.
-        labels: duration and event, of shape `(rows, 2)`.
-        federated: the federated model's predictions.
-        own: those of the model that the hospital trained alone; None if it could train none.
-        reference: one survival curve for all rows, the Kaplan-Meier curve of the hospital's training rows.
-        pooled: those of a model trained on all the data in one place, where that is allowed.
-        minimum_cell: the fewest patients with the event, and without, of which figures may be told.
-        resamples: how many to draw, at least 100.
-        generator: the only source of randomness.
-        horizon: the follow-up considered.
-
-    Raises:
-        ValueError: for predictions or labels that are none, a minimum cell under 5, or fewer than 100 resamples.
-
-    Guarantees:
-        - Where a class is small everything is suppressed; with fewer than ten events everything is "not estimable".
-    """
-    y = survival.checked_labels(labels)
-    given = {"federated": federated, "own": own, "pooled": pooled, KAPLAN_MEIER: reference}
-    models = {name: survival.forecast(p, horizon) for name, p in given.items() if p is not None}
-    curves = {name: said for name, said in models.items() if said.times.size}
-    figures = {
-        "c_index": Figure(
-            {
-                name: partial(survival.c_index_over, said.risk, y, horizon)
-                for name, said in models.items()
-                if name != KAPLAN_MEIER
-            },
-            {},
-        ),
-        "integrated_brier": Figure(
-            {name: partial(survival.integrated_brier_over, said, y) for name, said in curves.items()},
-            {name: NOT_ESTIMABLE for name in models if name not in curves},
-            KAPLAN_MEIER if reference is not None else "",
-        ),
-    }
-    if "c_index" in withheld_of_survival(y, minimum_cell, horizon):
-        figures = {name: Figure({}, {}, figure.reference) for name, figure in figures.items()}
-    elif event_counts(y, horizon)["events"] < survival.FEWEST_EVENTS:
-        unknown = dict.fromkeys(given, NOT_ESTIMABLE)
-        figures = {name: Figure({}, unknown, figure.reference) for name, figure in figures.items()}
-    return _compared(hospital, "c_index", figures, own, pooled, len(y), resamples, generator)
-
-
-def _compared(
+def compared(
     hospital: str,
     metric: str,
     figures: Mapping[str, Figure],
@@ -235,6 +187,18 @@ def _compared(
     resamples: int,
     generator: np.random.Generator,
 ) -> Comparison:
+    """The comparison that some figures of several models make, whatever is predicted.
+
+    Args:
+        hospital: its name, for the sentence.
+        metric: the figure that the verdict is about.
+        figures: metric → its figure.
+        own: None if the hospital could train no model.
+        pooled: None if there is no pooled model.
+        rows: how many there are.
+        resamples: how many to draw, at least 100.
+        generator: the only source of randomness.
+    """
     others = ["own", "pooled"] if pooled is not None else ["own"]
     over: dict[tuple[str, str, str], Callable[[Array], Array]] = {}
     for name, figure in figures.items():
@@ -280,19 +244,6 @@ def _gaps(over: Mapping[str, Callable[[Array], Array]]) -> dict[str, Callable[[A
 
 def _mean_of(of_row: Array, counts: Array) -> Array:
     return np.asarray(counts @ of_row / of_row.size)  # each resample has as many rows
-
-
-def _bound(y: Array, majority: int, minimum_cell: int) -> Measurement:
-    """What rows and minimum cell say about a suppressed share of a class: in hundredths, rounded to stay true.
-
-    Nothing where both classes may be small: that they are would give the count away (of 20 rows, 10 and 10).
-    """
-    rows, large = y.size, int((y == majority).sum()) >= minimum_cell
-    if rows < 2 * minimum_cell - 1:
-        return SUPPRESSED
-    if large:
-        return Measurement(reason="suppressed", low=(100 * (rows - minimum_cell + 1) // rows) / 100)
-    return Measurement(reason="suppressed", high=-(-100 * (minimum_cell - 1) // rows) / 100)
 
 
 def _verdict(difference: Measurement, metric: str) -> Verdict:

@@ -50,26 +50,6 @@ class Curves(Record):
     risk_groups: tuple[RiskGroup, ...] | None = None
 
 
-def binary_curves(prediction: ArrayLike, labels: ArrayLike, minimum_cell: int, horizon: float | None = None) -> Curves:
-    """Receiver operating characteristic and calibration."""
-    return Curves(
-        roc=roc_curve(prediction, labels, minimum_cell=minimum_cell),
-        calibration=calibration_curve(prediction, labels, minimum_cell=minimum_cell),
-    )
-
-
-def no_curves(prediction: ArrayLike, labels: ArrayLike, minimum_cell: int, horizon: float | None = None) -> Curves:
-    """None are told of several classes: a bin would have to hold enough patients of each."""
-    return Curves()
-
-
-def survival_curves(
-    prediction: ArrayLike | Forecast, labels: ArrayLike, minimum_cell: int, horizon: float | None = None
-) -> Curves:
-    """The survival of the risk groups."""
-    return Curves(risk_groups=risk_groups(prediction, labels, minimum_cell=minimum_cell, horizon=horizon))
-
-
 def roc_curve(probability: ArrayLike, label: ArrayLike, *, minimum_cell: int = DEFAULT_MINIMUM) -> RocCurve | None:
     """The curve at the false-positive rates 0, .05, …, 1.
 

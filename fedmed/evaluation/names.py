@@ -83,7 +83,7 @@ class Metric:
     def __post_init__(self) -> None:
         if self.disclosure not in RULES:
             raise ValueError(
-                f"metric {self.name}: expected a disclosure rule, one of {', '.join(RULES)}, got {self.disclosure!r}"
+                f"metric {self.name}: expected a disclosure rule ({', '.join(RULES)}), got {self.disclosure!r}"
             )
 
 

@@ -1,26 +1,23 @@
 """A run in pictures: how it converged, each hospital's curves, and the models against each other.
 
-They are drawn from what left the hospitals (JSON or records), so they can show no more than that. Matplotlib is
-imported when something is drawn, and only its file writer: no window, no global state. Colours are those of Okabe & Ito
-(2008), which the colour-blind can tell apart, and every model has a marker of its own as well.
+They are drawn from what left the hospitals (JSON or records), so they can show no more than that. Every model has a
+marker of its own beside its colour.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedmed.evaluation.measurement import SUPPRESSED, Measurement, number
-from fedmed.evaluation.names import LOWER_IS_BETTER, in_words
+from fedmed.evaluation.names import LOWER_IS_BETTER, title_of
+from fedmed.evaluation.panels import BLUE, GREEN, GREY, INK, ORANGE, grid, points_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#333333"
-COLUMNS = 4
 # Model → colour, marker, name on the plot. A model that is not here is drawn in grey under its own name.
 MODELS: dict[str, tuple[str, str, str]] = {
     "federated": (BLUE, "o", "federated"),
@@ -32,29 +29,6 @@ MODELS: dict[str, tuple[str, str, str]] = {
     "kaplan_meier": (GREY, "v", "Kaplan-Meier"),
 }
 RISK_COLOURS = (BLUE, ORANGE, INK)
-STRATEGY_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", INK)
-TITLES = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "brier": "Brier score",
-    "integrated_brier": "Integrated Brier score",
-    "log_loss": "Log loss",
-}
-_STYLE = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-}
 
 
 def draw(
@@ -104,16 +78,16 @@ def convergence(path: Path, rounds: Sequence[Mapping[str, Any]], chosen: int) ->
     """
     sites = list(dict.fromkeys(site for record in rounds for site in record.get("sites", {})))
     everyone = [(int(record["round"]), record.get("validation_loss")) for record in rounds]
-    with _grid(path, len(sites) + 1, "Loss on the validation rows, by round", sharey=True) as panels:
+    with grid(path, len(sites) + 1, "Loss on the validation rows, by round", sharey=True) as panels:
         for axes, site in zip(panels, ["", *sites], strict=True):
             own = [(int(r["round"]), r.get("sites", {}).get(site, {}).get("validation_loss")) for r in rounds]
             axes.set_title(site or "all hospitals")
             if site:
-                axes.plot(*_points(everyone), color=GREY, linewidth=1)
+                axes.plot(*points_of(everyone), color=GREY, linewidth=1)
             _loss(axes, own if site else everyone, chosen)
             axes.set_xlabel("round" + ("" if site else f"; {chosen} was kept"))
         if sites:
-            steps, losses = _points(everyone)
+            steps, losses = points_of(everyone)
             if steps:
                 first = panels[1]
                 first.annotate(
@@ -130,7 +104,7 @@ def roc(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Mapping[st
         curves: hospital → :class:`~fedmed.evaluation.curves.RocCurve` or its JSON; None where it may not be told.
         measured: hospital → metric → measurement; `auroc` is written beside the curve, or why there is none.
     """
-    with _grid(path, len(curves), "Receiver operating characteristic on the test rows", square=True) as panels:
+    with grid(path, len(curves), "Receiver operating characteristic on the test rows", square=True) as panels:
         for axes, (site, curve) in zip(panels, curves.items(), strict=True):
             axes.set_title(site)
             axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -153,7 +127,7 @@ def calibration(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Ma
         curves: hospital → a sequence of :class:`~fedmed.evaluation.curves.CalibrationBin` or their JSON, or None.
         measured: hospital → metric → measurement; `calibration_slope` is written beside the dots.
     """
-    with _grid(path, len(curves), "Observed against predicted risk on the test rows", square=True) as panels:
+    with grid(path, len(curves), "Observed against predicted risk on the test rows", square=True) as panels:
         for axes, (site, curve) in zip(panels, curves.items(), strict=True):
             axes.set_title(site)
             axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -185,7 +159,7 @@ def risk_groups(path: Path, curves: Mapping[str, Any], measured: Mapping[str, Ma
             JSON; None where they may not be told.
         measured: hospital → metric → measurement; `c_index` is written beside the curves, or why there are none.
     """
-    with _grid(path, len(curves), "Survival of the test rows by predicted risk", sharex=True, sharey=True) as panels:
+    with grid(path, len(curves), "Survival of the test rows by predicted risk", sharex=True, sharey=True) as panels:
         for axes, (site, told) in zip(panels, curves.items(), strict=True):
             axes.set_title(site)
             axes.set_ylim(-0.02, 1.05)
@@ -225,8 +199,8 @@ def comparison(path: Path, evaluation: Mapping[str, Mapping[str, Mapping[str, An
     models += sorted({name for of_models in evaluation.values() for name in of_models} - set(models))
     models = [name for name in models if any(metric in of_models.get(name, {}) for of_models in evaluation.values())]
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
-    title = f"{TITLES.get(metric, in_words(metric))} on the test rows, with 95 % intervals ({better} is better)"
-    with _grid(path, len(evaluation), title, sharex=True, sharey=True, height=0.9 + 0.34 * len(models)) as panels:
+    title = f"{title_of(metric)} on the test rows, with 95 % intervals ({better} is better)"
+    with grid(path, len(evaluation), title, sharex=True, sharey=True, height=0.9 + 0.34 * len(models)) as panels:
         for axes, (site, of_models) in zip(panels, evaluation.items(), strict=True):
             axes.set_title(site)
             axes.set_ylim(len(models) - 0.5, -0.6)
@@ -236,114 +210,6 @@ def comparison(path: Path, evaluation: Mapping[str, Mapping[str, Mapping[str, An
             for place, name in enumerate(models):
                 colour, marker, _ = MODELS.get(name, (GREY, "o", name))
                 _bar(axes, place, _measurement(of_models.get(name, {}).get(metric)), colour, marker)
-
-
-def losses_of_strategies(path: Path, losses: Mapping[str, Sequence[Sequence[float | None]]]) -> None:
-    """The validation loss by round of several strategies: the mean over seeds, and every seed in a thin line.
-
-    Args:
-        path: the PNG to write.
-        losses: strategy → of each seed the loss of every round, None where none is told. Losses far above the first
-            round's, of a strategy that diverges, are cut off at the upper edge.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    known = [loss for runs in losses.values() for run in runs for loss in run if loss is not None]
-    first = [run[0] for runs in losses.values() for run in runs if run and run[0] is not None]
-    with _grid(path, 1, "Loss on the validation rows, by round", height=3.8, width=7.2) as (axes,):
-        for place, (strategy, runs) in enumerate(losses.items()):
-            colour, style, _ = _look(place)
-            for run in runs if len(runs) > 1 else ():
-                axes.plot(*_points(list(enumerate(run, 1))), color=colour, linewidth=0.6, alpha=0.35)
-            told = [[run[place] for run in runs if len(run) > place] for place in range(max(map(len, runs), default=0))]
-            mean = [_mean(of) if len(of) == len(runs) else None for of in told]
-            steps, values = _points(list(enumerate(mean, 1)))
-            dot = "o" if len(steps) == 1 else ""
-            axes.plot(steps, values, color=colour, linestyle=style, linewidth=1.7, marker=dot, label=strategy)
-        if known and first:
-            low, high = min(known), min(max(known), 1.25 * max(first))
-            axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("round; a thin line is one seed")
-        axes.set_ylabel("loss")
-        axes.figure.legend(loc="outside right center", frameon=False)
-
-
-def metrics_against_bytes(
-    path: Path,
-    metrics: Mapping[str, Mapping[str, tuple[int, float, float | None, float | None]]],
-    seeds: int,
-) -> None:
-    """What strategies reach against what they move: a panel a metric.
-
-    Args:
-        path: the PNG to write.
-        metrics: metric → strategy → bytes of the whole run, mean over seeds, and the ends of its interval, if any.
-        seeds: how many there are.
-    """
-    strategies = list(dict.fromkeys(name for points in metrics.values() for name in points))
-    interval = f"95 % intervals over {seeds} seeds" if seeds > 1 else "one seed"
-    with _grid(path, len(metrics), f"Test figures by bytes, {interval}", height=3.2, width=3.4) as panels:
-        for axes, (metric, points) in zip(panels, metrics.items(), strict=True):
-            axes.set_title(f"{TITLES.get(metric, in_words(metric))}{' ↓' if metric in LOWER_IS_BETTER else ' ↑'}")
-            for strategy, at in _apart({name: size for name, (size, *_) in points.items()}).items():
-                _, mean, low, high = points[strategy]
-                colour, _, marker = _look(strategies.index(strategy))
-                if low is not None and high is not None:
-                    axes.plot((at, at), (low, high), color=colour, linewidth=1.5, alpha=0.55)
-                axes.plot(at, mean, marker=marker, linestyle="", color=colour, markersize=6, label=strategy)
-            _bytes(axes, [size for size, *_ in points.values()])
-        handles = {
-            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        shown = [name for name in strategies if name in handles]
-        panels[0].figure.legend([handles[name] for name in shown], shown, loc="outside right center", frameon=False)
-
-
-def _bytes(axes: Axes, sizes: Sequence[int]) -> None:
-    """A logarithmic axis of bytes, at least a power of ten wide, with ticks that can be read."""
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    if sizes:
-        margin = max(1.3, math.sqrt(10 * min(sizes) / max(sizes)))
-        axes.set_xlim(min(sizes) / margin, max(sizes) * margin)
-    wide = bool(sizes) and max(sizes) > 100 * min(sizes)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 3)))
-    axes.xaxis.set_major_formatter(EngFormatter("B"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("bytes, down and up")
-
-
-def _apart(sizes: Mapping[str, int]) -> dict[str, float]:
-    """Places on a logarithmic axis: those that are equal to 1 % stand side by side, 5 % from one to the next.
-
-    >>> {name: round(at, 1) for name, at in _apart({"a": 100, "b": 100, "c": 500}).items()}
-    {'a': 97.5, 'b': 102.5, 'c': 500.0}
-    """
-    groups: dict[float, list[str]] = {}
-    for name, size in sizes.items():
-        near = next((place for place in groups if math.isclose(place, size, rel_tol=0.01)), float(size))
-        groups.setdefault(near, []).append(name)
-    return {
-        name: at * (1 + 0.05 * (place - (len(names) - 1) / 2))
-        for at, names in groups.items()
-        for place, name in enumerate(names)
-    }
-
-
-def _look(place: int) -> tuple[str, str, str]:
-    """Colour, line and marker of the strategy at a place: no two of twenty are alike."""
-    return (
-        STRATEGY_COLOURS[place % len(STRATEGY_COLOURS)],
-        ("-", "--", ":")[place // len(STRATEGY_COLOURS) % 3],
-        "osDv^P*X"[place % 8],
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    told = [value for value in values if value is not None]
-    return math.fsum(told) / len(told) if told and len(told) == len(values) else None
 
 
 def _bar(axes: Axes, place: int, measured: Measurement, colour: str, marker: str) -> None:
@@ -362,7 +228,7 @@ def _bar(axes: Axes, place: int, measured: Measurement, colour: str, marker: str
 
 
 def _loss(axes: Axes, points: Sequence[tuple[int, float | None]], chosen: int) -> None:
-    steps, losses = _points(points)
+    steps, losses = points_of(points)
     axes.plot(steps, losses, color=BLUE, linewidth=1.6)
     axes.axvline(chosen, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
     if chosen in steps:
@@ -379,11 +245,6 @@ def _loss(axes: Axes, points: Sequence[tuple[int, float | None]], chosen: int) -
             color=BLUE,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )
-
-
-def _points(points: Sequence[tuple[int, float | None]]) -> tuple[list[int], list[float]]:
-    known = [(step, loss) for step, loss in points if loss is not None]
-    return [step for step, _ in known], [loss for _, loss in known]
 
 
 def _unit(axes: Axes, below: str, beside: str) -> None:
@@ -416,37 +277,3 @@ _CURVES: dict[str, tuple[Callable[[Path, Mapping[str, Any], Mapping[str, Mapping
     "risk_groups": (risk_groups, "c_index"),
 }
 """Each curve with how it is drawn and the metric beside it; a target of another kind has neither."""
-
-
-@contextmanager
-def _grid(
-    path: Path,
-    panels: int,
-    title: str,
-    *,
-    sharex: bool = False,
-    sharey: bool = False,
-    square: bool = False,
-    height: float = 2.5,
-    width: float = 2.55,
-) -> Iterator[list[Axes]]:
-    """Small panels under one title, at least one; the PNG is written when the block ends."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    shown = max(panels, 1)
-    columns = min(shown, COLUMNS if shown <= COLUMNS or shown > COLUMNS + 1 else shown)
-    lines = math.ceil(shown / columns)
-    with rc_context(_STYLE):  # type: ignore[arg-type]  # it asks for a literal type of every key
-        figure = Figure(figsize=(max(width * columns, 5.0), height * lines + 0.5), dpi=120, layout="constrained")
-        FigureCanvasAgg(figure)
-        cells = figure.subplots(lines, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel()
-        for axes in cells[shown:]:
-            axes.set_visible(False)
-        for axes in cells[:shown]:
-            if square:
-                axes.set_aspect("equal")
-        yield list(cells[:shown])
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11.5)
-        figure.savefig(path, metadata={"Software": None})  # the same figures give the same bytes

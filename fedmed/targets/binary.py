@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedmed.errors import DeclarationError
 from fedmed.evaluation import metrics
-from fedmed.evaluation.comparison import compare
-from fedmed.evaluation.curves import binary_curves
+from fedmed.evaluation.comparison import Reading, compare_classes
+from fedmed.evaluation.curves import Curves, calibration_curve, roc_curve
 from fedmed.evaluation.disclosure import NAMES, PER_CLASS, class_counts, withheld
-from fedmed.evaluation.measurement import FEWEST_PER_CLASS, RESAMPLES, Measurement, assemble, share
+from fedmed.evaluation.measurement import FEWEST_PER_CLASS, RESAMPLES, SUPPRESSED, Measurement, assemble, share
 from fedmed.evaluation.metrics import THRESHOLD, Array, checked, right
 from fedmed.evaluation.names import figures_of
 from fedmed.privacy.cells import DEFAULT_MINIMUM
@@ -50,7 +50,8 @@ def _label(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
     match = _RULE.fullmatch(target.positive or "")
     if match is None:  # pragma: no cover  # the validator has refused it
         raise DeclarationError(f"target rule {target.positive!r} cannot be read")
-    return _COMPARISONS[match[1]](frame[target.column], float(match[2])).astype("int64").to_frame(TARGET)
+    holds: pd.Series = _COMPARISONS[match[1]](frame[target.column], float(match[2]))
+    return holds.astype("int64").to_frame(TARGET)
 
 
 def _says(logits: Tensor, form: Form) -> Tensor:
@@ -133,6 +134,38 @@ _SHARES: dict[str, Callable[[Array, Array], Measurement]] = {
 }
 
 
+def _bound(y: Array, majority: int, minimum_cell: int) -> Measurement:
+    """What rows and minimum cell say about a suppressed share of a class: in hundredths, rounded to stay true.
+
+    Nothing where both classes may be small: that they are would give the count away (of 20 rows, 10 and 10).
+    """
+    rows, large = y.size, int((y == majority).sum()) >= minimum_cell
+    if rows < 2 * minimum_cell - 1:
+        return SUPPRESSED
+    if large:
+        return Measurement(reason="suppressed", low=(100 * (rows - minimum_cell + 1) // rows) / 100)
+    return Measurement(reason="suppressed", high=-(-100 * (minimum_cell - 1) // rows) / 100)
+
+
+READING = Reading(
+    checked=checked,
+    withheld=withheld,
+    counts=lambda p, y: class_counts(y),
+    squared_error=lambda p, y: (p - y) ** 2,
+    right=right,
+    bound=_bound,
+)
+compare = partial(compare_classes, reading=READING)
+
+
+def _curves(prediction: Any, labels: Any, minimum_cell: int, horizon: float | None = None) -> Curves:
+    """Receiver operating characteristic and calibration."""
+    return Curves(
+        roc=roc_curve(prediction, labels, minimum_cell=minimum_cell),
+        calibration=calibration_curve(prediction, labels, minimum_cell=minimum_cell),
+    )
+
+
 def as_it_is(prediction: Any, on_training: Callable[[], Any], labels: Any, horizon: float | None) -> Array:
     """Probabilities need nothing of the hospital's own training rows."""
     return np.asarray(prediction, dtype=np.float64)
@@ -170,7 +203,7 @@ BINARY = Kind(
     values=_values,
     measure=measure,
     compare=compare,
-    curves=binary_curves,
+    curves=_curves,
     complete=as_it_is,
     reference=majority,
     trainable=lambda labels: np.unique(labels).size > 1,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmed.evaluation.comparison import compare
-from fedmed.evaluation.curves import no_curves
+from fedmed.evaluation.comparison import Reading, compare_classes
+from fedmed.evaluation.curves import Curves
 from fedmed.evaluation.disclosure import names_of_classes, withheld_of_classes
-from fedmed.evaluation.measurement import FEWEST_PER_CLASS, RESAMPLES, Measurement, assemble, share
-from fedmed.evaluation.multiclass import checked, class_counts, right
+from fedmed.evaluation.measurement import FEWEST_PER_CLASS, RESAMPLES, SUPPRESSED, Measurement, assemble, share
+from fedmed.evaluation.multiclass import checked, class_counts, right, squared_error
 from fedmed.evaluation.names import figures_of, with_rule
 from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.targets.binary import as_it_is, majority
@@ -89,6 +89,21 @@ def _measure(
     )
 
 
+READING = Reading(
+    checked=checked,
+    withheld=withheld_of_classes,
+    counts=lambda p, y: class_counts(y, p.shape[1]),
+    squared_error=squared_error,
+    right=right,
+    bound=lambda y, place, minimum_cell: SUPPRESSED,
+)
+
+
+def _curves(prediction: Any, labels: Any, minimum_cell: int, horizon: float | None = None) -> Curves:
+    """None are told of several classes: a bin would have to hold enough patients of each."""
+    return Curves()
+
+
 def _explained(target: Target) -> str:
     classes = enumerate((target.classes or {}).items())
     return f"{target.name}, in the classes " + ", ".join(
@@ -121,8 +136,8 @@ MULTICLASS = Kind(
     withheld=_withheld,
     values=_values,
     measure=_measure,
-    compare=compare,
-    curves=no_curves,
+    compare=partial(compare_classes, reading=READING),
+    curves=_curves,
     complete=as_it_is,
     reference=majority,
     trainable=lambda labels: np.unique(labels).size > 1,

@@ -7,12 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fedmed.evaluation import survival
-from fedmed.evaluation.comparison import compare_survival
-from fedmed.evaluation.curves import survival_curves
+from fedmed.evaluation.comparison import KAPLAN_MEIER, Comparison, Figure, compared
+from fedmed.evaluation.curves import Curves, risk_groups
 from fedmed.evaluation.disclosure import SURVIVAL_NAMES, event_counts, withheld_of_survival
-from fedmed.evaluation.measurement import RESAMPLES, Measurement, assemble
+from fedmed.evaluation.measurement import NOT_ESTIMABLE, RESAMPLES, Measurement, assemble
 from fedmed.evaluation.names import figures_of
 from fedmed.evaluation.survival import Forecast
 from fedmed.privacy.cells import DEFAULT_MINIMUM
@@ -100,6 +101,75 @@ def _measure(
     )
 
 
+def compare(
+    hospital: str,
+    labels: ArrayLike,
+    *,
+    federated: ArrayLike | Forecast,
+    own: ArrayLike | Forecast | None,
+    reference: Forecast | None = None,
+    pooled: ArrayLike | Forecast | None = None,
+    minimum_cell: int = DEFAULT_MINIMUM,
+    resamples: int = RESAMPLES,
+    generator: np.random.Generator,
+    horizon: float | None = None,
+) -> Comparison:
+    """The federated survival model against the hospital's own and, if given, the pooled model.
+
+    The verdict is read off the interval of the difference in C-index, from the same paired bootstrap as in
+    :func:`~fedmed.evaluation.comparison.compare_classes`. The integrated Brier score is compared too, and with that of
+    `reference`.
+
+    Args:
+        hospital: its name, for the sentence.
+        labels: duration and event, of shape `(rows, 2)`.
+        federated: the federated model's predictions.
+        own: those of the model that the hospital trained alone; None if it could train none.
+        reference: one survival curve for all rows, the Kaplan-Meier curve of the hospital's training rows.
+        pooled: those of a model trained on all the data in one place, where that is allowed.
+        minimum_cell: the fewest patients with the event, and without, of which figures may be told.
+        resamples: how many to draw, at least 100.
+        generator: the only source of randomness.
+        horizon: the follow-up considered.
+
+    Raises:
+        ValueError: for predictions or labels that are none, a minimum cell under 5, or fewer than 100 resamples.
+
+    Guarantees:
+        - Where a class is small everything is suppressed; with fewer than ten events everything is "not estimable".
+    """
+    y = survival.checked_labels(labels)
+    given = {"federated": federated, "own": own, "pooled": pooled, KAPLAN_MEIER: reference}
+    models = {name: survival.forecast(p, horizon) for name, p in given.items() if p is not None}
+    curves = {name: said for name, said in models.items() if said.times.size}
+    figures = {
+        "c_index": Figure(
+            {
+                name: partial(survival.c_index_over, said.risk, y, horizon)
+                for name, said in models.items()
+                if name != KAPLAN_MEIER
+            },
+            {},
+        ),
+        "integrated_brier": Figure(
+            {name: partial(survival.integrated_brier_over, said, y) for name, said in curves.items()},
+            {name: NOT_ESTIMABLE for name in models if name not in curves},
+            KAPLAN_MEIER if reference is not None else "",
+        ),
+    }
+    if "c_index" in withheld_of_survival(y, minimum_cell, horizon):
+        figures = {name: Figure({}, {}, figure.reference) for name, figure in figures.items()}
+    elif event_counts(y, horizon)["events"] < survival.FEWEST_EVENTS:
+        unknown = dict.fromkeys(given, NOT_ESTIMABLE)
+        figures = {name: Figure({}, unknown, figure.reference) for name, figure in figures.items()}
+    return compared(hospital, "c_index", figures, own, pooled, len(y), resamples, generator)
+
+
+def _curves(prediction: Any, labels: Any, minimum_cell: int, horizon: float | None = None) -> Curves:
+    """The survival of the risk groups."""
+    return Curves(risk_groups=risk_groups(prediction, labels, minimum_cell=minimum_cell, horizon=horizon))
+
+
 def _with_baseline(prediction: Any, on_training: Callable[[], Any], labels: Any, horizon: float | None) -> Forecast:
     """A log relative hazard gets the baseline of the hospital's own training rows; survival curves need none."""
     if np.ndim(prediction) == 1 and horizon is not None:
@@ -141,8 +211,8 @@ SURVIVAL = Kind(
     withheld=_withheld,
     values=_values,
     measure=_measure,
-    compare=compare_survival,
-    curves=survival_curves,
+    compare=compare,
+    curves=_curves,
     complete=_with_baseline,
     reference=_one_curve,
     trainable=lambda labels: bool(np.any(np.asarray(labels)[:, 1] == 1)),

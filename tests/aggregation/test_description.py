@@ -12,16 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmed.aggregation.description import (
-    CategorySummary,
-    NumberSummary,
-    describe_rows,
-    described,
-    description_layout,
-    read_tables,
-    summarise,
-)
+from fedmed.aggregation.description import describe_rows, described, description_layout, read_tables
 from fedmed.aggregation.statistics import column_sums
+from fedmed.aggregation.summaries import CategorySummary, NumberSummary, summarise
 from fedmed.data.cohort import Cohort
 from fedmed.privacy.tables import FEW, WITHHELD
 from fedmed.weights import layout_of

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedmed.evaluation.comparison import Comparison, compare
+from fedmed.evaluation.comparison import Comparison
 from fedmed.evaluation.measurement import Measurement
+from fedmed.targets.binary import compare
 
 
 def expit(score: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedmed.evaluation import plots
+from fedmed.evaluation import plots, strategy_plots
 from fedmed.evaluation.curves import calibration_curve, roc_curve
 from fedmed.evaluation.measurement import NOT_ESTIMABLE, SUPPRESSED, Measurement
 
@@ -158,9 +158,9 @@ def test_any_number_of_hospitals_has_its_panels(tmp_path: Path, words: list[str]
 
 def test_a_strategy_has_one_line_and_every_seed_a_thin_one(tmp_path: Path, words: list[str]) -> None:
     losses = {"fedavg": [(0.9, 0.5, 0.4), (0.9, 0.6)], "one_shot": [(0.7,), (0.8,)], "mean": [(None, None), (None,)]}
-    plots.losses_of_strategies(tmp_path / "l.png", losses)
+    strategy_plots.losses_of_strategies(tmp_path / "l.png", losses)
     assert {"fedavg", "one_shot", "mean", "loss"} <= set(words)
-    plots.losses_of_strategies(tmp_path / "none.png", {"fedavg": []})
+    strategy_plots.losses_of_strategies(tmp_path / "none.png", {"fedavg": []})
     assert (tmp_path / "none.png").exists()
 
 
@@ -170,12 +170,12 @@ def test_strategies_stand_at_their_bytes_in_their_own_order(tmp_path: Path, word
         "scaffold": (4000, 0.9, None, None),
         "mean": (2000, 0.7, 0.6, 0.8),
     }
-    plots.metrics_against_bytes(tmp_path / "b.png", {"c_index": points, "brier": {}}, 3)
+    strategy_plots.metrics_against_bytes(tmp_path / "b.png", {"c_index": points, "brier": {}}, 3)
     assert {"C-index ↑", "Brier score ↓", "Test figures by bytes, 95 % intervals over 3 seeds"} <= set(words)
     assert [word for word in words if word in points] == ["fedavg", "scaffold", "mean"]
-    plots.metrics_against_bytes(tmp_path / "one.png", {"c_index": points}, 1)
+    strategy_plots.metrics_against_bytes(tmp_path / "one.png", {"c_index": points}, 1)
     assert "Test figures by bytes, one seed" in words
 
 
 def test_no_two_of_twenty_strategies_look_alike() -> None:
-    assert len({plots._look(place) for place in range(20)}) == 20
+    assert len({strategy_plots._look(place) for place in range(20)}) == 20

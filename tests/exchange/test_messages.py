@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from fedmed.aggregation.fixed_point import FixedPoint
 from fedmed.data.cohort import read_cohort
 from fedmed.errors import MessageRefused
-from fedmed.evaluation.comparison import compare
 from fedmed.evaluation.curves import CalibrationBin, Curves, RiskGroup, RocCurve
 from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.messages import (
@@ -39,6 +38,7 @@ from fedmed.exchange.messages import (
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import ModelOptions
 from fedmed.strategies.options import AggregationOptions
+from fedmed.targets.binary import compare
 from fedmed.training.local import TrainingOptions
 from fedmed.training.personal import PersonalOptions
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from workplace import SITES, Workplace
 
-from fedmed.aggregation.description import Between, CategorySummary, NumberSummary, Quantile
+from fedmed.aggregation.summaries import Between, CategorySummary, NumberSummary, Quantile
 from fedmed.coordinator.description import Described, FederatedDescription
 from flows.cli.description import description_text
 from flows.tables import category_rows, number_rows

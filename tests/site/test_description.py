@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedmed.aggregation.description import NumberSummary, description_layout
+from fedmed.aggregation.description import description_layout
+from fedmed.aggregation.summaries import NumberSummary
 from fedmed.coordinator.admission import Admissions
 from fedmed.coordinator.description import (
     FederatedDescription,
