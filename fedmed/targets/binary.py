@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedmed.errors import DeclarationError
-from fedmed.evaluation import metrics
 from fedmed.evaluation.comparison import Reading, compare_classes
 from fedmed.evaluation.curves import Curves, calibration_curve, roc_curve
 from fedmed.evaluation.disclosure import NAMES, PER_CLASS, class_counts, withheld
@@ -67,7 +66,9 @@ def _withheld(prediction: Any, labels: Any, minimum_cell: int, horizon: float | 
 
 
 def _values(prediction: Any, labels: Any, horizon: float | None = None) -> dict[str, float]:
-    return {name: getattr(metrics, name)(prediction, labels) for name in _VALIDATED}
+    p, y = checked(prediction, labels)
+    once = np.ones((1, p.size))
+    return {name: float(_FIGURES[name](p, y, once)[0]) for name in _VALIDATED}
 
 
 def measure(
