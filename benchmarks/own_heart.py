@@ -22,7 +22,7 @@ from fedmed.data.cohort import TARGET, Cohort, read_cohort
 from fedmed.data.reading import read_embedded
 from fedmed.evaluation.measurement import Measurement, bootstrap, share
 from fedmed.evaluation.metrics import METRICS, accuracy, log_loss
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import Problem, TrainingOptions
@@ -68,7 +68,7 @@ def heart_recipe(candidate: HeartCandidate, seed: int) -> Recipe:
     """How a candidate is trained."""
     training = HEART_TRAINING.model_copy(update={"l2": candidate.l2, "seed": seed})
     strategy = {"strategy": "ditto", "ditto_lambda": candidate.pull} if candidate.pull else {"strategy": "fedavg"}
-    return Recipe(ModelOptions(name="logistic"), training, AggregationOptions.model_validate(strategy))
+    return Recipe(NetworkOptions(name="logistic"), training, AggregationOptions.model_validate(strategy))
 
 
 class Judged(NamedTuple):

@@ -11,10 +11,10 @@ from fedmed.coordinator.plan import invite_to_statistics, make_plan
 from fedmed.coordinator.rounds import RoundRecord, aggregate_round, invite, model_of, record_round
 from fedmed.data.cohort import Cohort
 from fedmed.exchange.base import Exchange
-from fedmed.exchange.messages import Invitation, Plan
 from fedmed.settings import Settings
 from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, partition_records
+from fedmed.wire.messages import Invitation, Plan
 
 
 def ask(homes: Mapping[str, SiteHome], invitations: Sequence[Invitation], exchange: Exchange, workers: int = 1) -> None:

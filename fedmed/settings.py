@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 from fedmed import typed_yaml
 from fedmed.data.split import SplitOptions
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
 from fedmed.registry import RegistryOptions
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
@@ -60,7 +60,7 @@ class Settings(Record):
     federation: FederationOptions
     split: SplitOptions = SplitOptions()
     privacy: PrivacyOptions = PrivacyOptions()
-    model: ModelOptions = ModelOptions()
+    network: NetworkOptions = NetworkOptions()
     training: TrainingOptions = TrainingOptions()
     aggregation: AggregationOptions = AggregationOptions()
     personal: PersonalOptions = PersonalOptions()

@@ -11,7 +11,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from fedmed.coordinator.admission import check_quorum
 from fedmed.errors import FedMedError
-from fedmed.exchange.messages import Invitation, Receipt
+from fedmed.wire.messages import Invitation, Receipt
 from fedmed.workspace import Workspace
 from tasks.site import SITE_TASKS
 

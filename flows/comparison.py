@@ -9,8 +9,8 @@ from typing import Any
 
 from prefect import flow
 
-from fedmed.coordinator.compared import compare_results
-from fedmed.coordinator.variants import (
+from fedmed.comparison.compared import compare_results
+from fedmed.comparison.variants import (
     ComparisonRequest,
     Variant,
     VariantResult,

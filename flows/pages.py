@@ -16,8 +16,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from fedmed.comparison.compared import Compared, in_markdown
 from fedmed.coordinator.admission import Admissions
-from fedmed.coordinator.compared import Compared, in_markdown
 from fedmed.coordinator.description import FederatedDescription
 from fedmed.coordinator.evaluation import read_evaluation
 from fedmed.coordinator.history import History

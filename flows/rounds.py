@@ -16,7 +16,7 @@ from prefect.transactions import CommitMode, transaction
 from fedmed.coordinator.admission import check_quorum
 from fedmed.coordinator.evaluation import plan_of
 from fedmed.coordinator.rounds import invite, invite_to_train, record_round
-from fedmed.exchange.messages import Payload
+from fedmed.wire.messages import Payload
 from fedmed.workspace import Workspace
 from flows.asking import ask
 from tasks.coordinator import aggregate

@@ -7,9 +7,9 @@ from typing import Any
 
 from prefect import task
 
-from fedmed.coordinator.compared import Compared, write_comparison
-from fedmed.coordinator.trials import comparison_release
-from fedmed.coordinator.variants import folder_of
+from fedmed.comparison.compared import Compared, write_comparison
+from fedmed.comparison.trials import comparison_release
+from fedmed.comparison.variants import folder_of
 from fedmed.workspace import Workspace
 from tasks.receipts import SHARED
 

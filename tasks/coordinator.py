@@ -15,10 +15,10 @@ from fedmed.coordinator.plan import make_plan
 from fedmed.coordinator.release import release_of
 from fedmed.coordinator.rounds import aggregate_round, choose_round, record_round
 from fedmed.coordinator.start import start_of
-from fedmed.exchange.messages import Payload
 from fedmed.files import write_json
 from fedmed.pooled import train_pooled
 from fedmed.site.home import SiteHome
+from fedmed.wire.messages import Payload
 from fedmed.workspace import Workspace
 from tasks.receipts import SHARED
 

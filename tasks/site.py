@@ -9,10 +9,10 @@ import torch
 from prefect import Task, task
 
 from fedmed.exchange.folder import FolderExchange
-from fedmed.exchange.messages import Invitation, Purpose, Receipt
 from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, partition_records
 from fedmed.site.log import kept_at_home
+from fedmed.wire.messages import Invitation, Purpose, Receipt
 from fedmed.workspace import Workspace
 from tasks.receipts import SHARED
 

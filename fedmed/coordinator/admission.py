@@ -12,9 +12,9 @@ from typing import Self
 from fedmed.data.partition import PartitionReceipt
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch
-from fedmed.exchange.messages import COORDINATOR, Address, Admission, Invitation, Purpose
 from fedmed.settings import Settings
 from fedmed.typed_yaml import Record
+from fedmed.wire.messages import COORDINATOR, Address, Admission, Invitation, Purpose
 
 
 class Admissions(Record):

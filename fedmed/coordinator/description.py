@@ -12,11 +12,11 @@ from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, 
 from fedmed.data.cohort import Cohort
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch
-from fedmed.exchange.messages import COORDINATOR, Address, Description, Invitation
 from fedmed.files import write_atomically
 from fedmed.settings import Settings
 from fedmed.typed_yaml import Record
 from fedmed.weights import from_bytes
+from fedmed.wire.messages import COORDINATOR, Address, Description, Invitation
 
 
 class Described(Record):

@@ -17,10 +17,10 @@ from fedmed.evaluation.fairness import Spread, spread
 from fedmed.evaluation.kinds import KINDS
 from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.base import Exchange, fetch, reference
-from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Payload, Plan, TestReport
 from fedmed.files import write_atomically, write_json
 from fedmed.typed_yaml import Record
 from fedmed.weights import Weights, to_bytes
+from fedmed.wire.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Payload, Plan, TestReport
 
 
 class Evaluation(Record):

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from fedmed.coordinator.rounds import RoundRecord, weights_of
 from fedmed.errors import WorkspaceError
 from fedmed.exchange.base import Exchange
-from fedmed.exchange.messages import Plan
 from fedmed.files import write_atomically, write_json
 from fedmed.models.bundle import ModelBundle, ModelDescription, load_bundle
 from fedmed.typed_yaml import Record
+from fedmed.wire.messages import Plan
 
 
 class History(Record):

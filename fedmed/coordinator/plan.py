@@ -7,22 +7,13 @@ from contextlib import suppress
 
 from torch import Tensor, nn
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import travelling
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.aggregation.statistics import plausible, pool_statistics
 from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of, invite_sites
 from fedmed.data.cohort import Cohort
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, SettingsError
 from fedmed.exchange.base import Exchange, fetch, reference
-from fedmed.exchange.messages import (
-    COORDINATOR,
-    EVERYONE,
-    Address,
-    GlobalModel,
-    Invitation,
-    Plan,
-    ServerMemory,
-    Statistics,
-)
 from fedmed.models.bundle import ModelBundle
 from fedmed.models.encoding import scaled_inputs
 from fedmed.models.imported import source_digest
@@ -33,10 +24,19 @@ from fedmed.settings import Settings
 from fedmed.strategies.base import Memory, Strategy
 from fedmed.strategies.robust import capped
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.update import travelling
 from fedmed.training.losses import loss_for
 from fedmed.training.personal import fine_tuned
 from fedmed.weights import Layout, Weights, from_bytes, sha256, to_bytes
+from fedmed.wire.messages import (
+    COORDINATOR,
+    EVERYONE,
+    Address,
+    GlobalModel,
+    Invitation,
+    Plan,
+    ServerMemory,
+    Statistics,
+)
 
 COARSEST = 10
 """Updates on a grid with steps wider than 2**-10 would be rounded away."""
@@ -44,10 +44,10 @@ COARSEST = 10
 
 def run_id(settings: Settings, cohort: Cohort, admissions: Admissions, start: ModelBundle | None = None) -> str:
     """The name of a run: a digest of all that decides its weights: parameters, partitions, start, declaration, code."""
-    parameters = settings.model_dump(include={"split", "privacy", "model", "training", "aggregation", "personal"})
+    parameters = settings.model_dump(include={"split", "privacy", "network", "training", "aggregation", "personal"})
     partitions = {site: admissions.sites[site].fingerprint for site in admissions.admitted}
     begin = start.description.weights if start else ""
-    own_code = source_digest(settings.model.name) if settings.model.imported else ""
+    own_code = source_digest(settings.network.name) if settings.network.imported else ""
     return digest_of(parameters, partitions, cohort.digest, code_digest(), own_code, begin)[:12]
 
 
@@ -88,9 +88,9 @@ def make_plan(
     strategy = STRATEGIES[settings.aggregation.strategy]
     weights = _weights(settings, strategy, admissions, participants)
     _check_schedule(settings, strategy, participants)
-    network = network_for(cohort, settings.model)
+    network = network_for(cohort, settings.network)
     # What hospitals would stumble over in their first round is said before it.
-    loss_for(cohort.target, settings.model, settings.training.loss)
+    loss_for(cohort.target, settings.network, settings.training.loss)
     fine_tuned(network, settings.personal)
     begin = start.weights if start else initial_weights(network, torch_generator(settings.training.seed, "start"))
     first = to_bytes(begin)
@@ -101,7 +101,7 @@ def make_plan(
         fingerprints={site: admissions.fingerprint(site) for site in participants},
         cohort=cohort,
         statistics=start.description.statistics if start else pool_statistics(list(sums.values()), cohort),
-        network=settings.model,
+        network=settings.network,
         training=settings.training,
         aggregation=settings.aggregation,
         personal=settings.personal,

@@ -16,7 +16,7 @@ from fedmed.evaluation.curves import BINS, DECIMALS, GRID, RISK_GROUPS, Curves
 from fedmed.evaluation.kinds import KINDS
 from fedmed.evaluation.measurement import Measurement
 from fedmed.evaluation.names import COUNTS, UNBOUNDED
-from fedmed.exchange.messages import TestReport
+from fedmed.wire.messages import TestReport
 
 MODELS = ("federated", "global", "own", "pooled")
 LARGEST = 1e9

@@ -7,11 +7,21 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
+from fedmed.aggregation.codec import SMALLER, blocks, travelling
 from fedmed.coordinator.plan import post_memory
 from fedmed.errors import ExchangeError, FedMedError, MessageRefused, SettingsError
 from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.base import Exchange, M, fetch, reference
-from fedmed.exchange.messages import (
+from fedmed.models.networks import network_for, state_of
+from fedmed.models.parts import Parts, parts_of
+from fedmed.strategies.base import Memory, Strategy, Turn
+from fedmed.strategies.fednova import accumulated
+from fedmed.strategies.server import aggregate, server_rate
+from fedmed.strategies.table import STRATEGIES
+from fedmed.training.local import TrainingOptions
+from fedmed.typed_yaml import Record
+from fedmed.weights import Layout, Weights, from_bytes, layout_of, to_bytes
+from fedmed.wire.messages import (
     COORDINATOR,
     EVERYONE,
     Address,
@@ -24,16 +34,6 @@ from fedmed.exchange.messages import (
     ServerMemory,
     Update,
 )
-from fedmed.models.networks import network_for, state_of
-from fedmed.models.parts import Parts, parts_of
-from fedmed.strategies.aggregate import aggregate, server_rate
-from fedmed.strategies.base import Memory, Strategy, Turn
-from fedmed.strategies.fednova import accumulated
-from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.update import SMALLER, blocks, travelling
-from fedmed.training.local import TrainingOptions
-from fedmed.typed_yaml import Record
-from fedmed.weights import Layout, Weights, from_bytes, layout_of, to_bytes
 
 
 class SiteRound(Record):

@@ -38,8 +38,8 @@ def check_start(bundle: ModelBundle, settings: Settings, cohort: Cohort) -> None
             f"parameters: training.start: {settings.training.start} was trained under another declaration of"
             f" {described.cohort.name}; start from a model of this one"
         )
-    if described.network != settings.model:
+    if described.network != settings.network:
         raise SettingsError(
             f"parameters: training.start: {settings.training.start} is a {described.network.name} that is built"
-            f" otherwise than `model` says; make `model` as it was: {described.network.model_dump_json()}"
+            f" otherwise than `network` says; make `network` as it was: {described.network.model_dump_json()}"
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol, TypeVar
 
 from fedmed.errors import MessageMissing, MessageRefused
-from fedmed.exchange.messages import Address, Message, Payload
 from fedmed.weights import sha256
+from fedmed.wire.messages import Address, Message, Payload
 
 LARGEST_PAYLOAD = 1 << 30
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from fedmed.errors import MessageConflict, MessageMissing, MessageRefused
 from fedmed.exchange.base import LARGEST_PAYLOAD, check_payload, check_post
-from fedmed.exchange.messages import LARGEST_MESSAGE, Address, Message, Payload, decode, encode
 from fedmed.files import create_exclusively, write_atomically
+from fedmed.wire.messages import LARGEST_MESSAGE, Address, Message, Payload, decode, encode
 
 
 class FolderExchange:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedmed.errors import MessageConflict, MessageMissing
 from fedmed.exchange.base import check_payload, check_post
-from fedmed.exchange.messages import Address, Message, Payload, decode, encode
+from fedmed.wire.messages import Address, Message, Payload, decode, encode
 
 
 class MemoryExchange:

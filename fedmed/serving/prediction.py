@@ -12,13 +12,13 @@ from fedmed.data.reading import MISSING, as_code
 from fedmed.errors import RecordsError
 from fedmed.evaluation.metrics import THRESHOLD
 from fedmed.models.bundle import ModelBundle
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
 from fedmed.training.personal import Personal
 
 GREY = 128
 
 
-def answer_columns(target: Target, network: ModelOptions) -> list[str]:
+def answer_columns(target: Target, network: NetworkOptions) -> list[str]:
     """The numbers that a model gives for a row, by name.
 
     Binary: the probability of the positive class. Multiclass: that of every class. Survival: by a Cox model the log of

@@ -9,11 +9,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fedmed.aggregation.codec import encode_update, travelling
 from fedmed.aggregation.statistics import column_sums
 from fedmed.errors import MessageRefused, VaultError
 from fedmed.evaluation.kinds import KINDS
 from fedmed.exchange.base import Exchange, fetch, reference
-from fedmed.exchange.messages import (
+from fedmed.models.bundle import outputs, predictions
+from fedmed.models.networks import state_of
+from fedmed.site.admission import examine_partition
+from fedmed.site.description import describe
+from fedmed.site.home import SiteHome
+from fedmed.site.memory import forget_old_runs, keep_turn, last_turn
+from fedmed.site.report import report
+from fedmed.site.session import Desk, open_session
+from fedmed.strategies.base import Memory
+from fedmed.strategies.client import take_turn
+from fedmed.weights import Weights, from_bytes, layout_of, sha256, to_bytes
+from fedmed.wire.messages import (
     COORDINATOR,
     EVERYONE,
     Address,
@@ -29,18 +41,6 @@ from fedmed.exchange.messages import (
     Update,
     encode,
 )
-from fedmed.models.bundle import outputs, predictions
-from fedmed.models.networks import state_of
-from fedmed.site.admission import examine_partition
-from fedmed.site.description import describe
-from fedmed.site.home import SiteHome
-from fedmed.site.memory import forget_old_runs, keep_turn, last_turn
-from fedmed.site.report import report
-from fedmed.site.session import Desk, open_session
-from fedmed.strategies.base import Memory
-from fedmed.strategies.turn import take_turn
-from fedmed.strategies.update import encode_update, travelling
-from fedmed.weights import Weights, from_bytes, layout_of, sha256, to_bytes
 
 
 class Answer(NamedTuple):

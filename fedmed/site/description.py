@@ -7,12 +7,12 @@ from pydantic import ValidationError
 from fedmed.aggregation.description import describe_rows
 from fedmed.errors import MessageRefused
 from fedmed.exchange.base import reference
-from fedmed.exchange.messages import Description, Invitation
 from fedmed.files import write_json
 from fedmed.site.home import SiteHome
 from fedmed.site.session import open_session
 from fedmed.typed_yaml import Record
 from fedmed.weights import to_bytes
+from fedmed.wire.messages import Description, Invitation
 
 DESCRIBED = "described.json"
 

@@ -18,7 +18,7 @@ from fedmed.data.reading import read_embedded, read_records
 from fedmed.data.split import SplitOptions
 from fedmed.data.vault import Vault
 from fedmed.errors import MessageRefused, RecordsError, SettingsError
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
 from fedmed.privacy.cells import LOWEST_MINIMUM
 from fedmed.typed_yaml import Record
 
@@ -77,7 +77,7 @@ class SiteHome:
         path = self.path / "site.yaml"
         return typed_yaml.read(path, SiteOptions, SettingsError, "site options") if path.exists() else SiteOptions()
 
-    def admit_network(self, options: ModelOptions) -> None:
+    def admit_network(self, options: NetworkOptions) -> None:
         """Refuse a network that is not FedMed's own and that the hospital does not admit; before it is imported.
 
         Raises:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from fedmed.errors import MessageRefused, WorkspaceError
 from fedmed.exchange.base import Exchange
-from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Update
 from fedmed.files import write_atomically
 from fedmed.site.home import SiteHome
 from fedmed.strategies.base import pack, unpack
-from fedmed.strategies.turn import Kept
+from fedmed.strategies.client import Kept
 from fedmed.weights import from_bytes, layouts_in, to_bytes
+from fedmed.wire.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Update
 
 MOST_RUNS = 64
 

@@ -13,7 +13,6 @@ from fedmed.aggregation.statistics import column_sums, pool_statistics
 from fedmed.evaluation.fairness import of_subgroups
 from fedmed.evaluation.kinds import KINDS, Prediction, some_rows
 from fedmed.evaluation.measurement import Measurement
-from fedmed.exchange.messages import Invitation, TestReport
 from fedmed.models.bundle import outputs, predictions
 from fedmed.models.networks import initial_weights
 from fedmed.seeds import numpy_generator, torch_generator
@@ -22,6 +21,7 @@ from fedmed.site.personal import keep_own
 from fedmed.site.session import Desk, Examples, SiteSession, open_session
 from fedmed.training.alone import train_alone
 from fedmed.weights import Weights
+from fedmed.wire.messages import Invitation, TestReport
 
 
 def report(

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fedmed.data.partition import MANIFEST, Manifest, read_manifest, read_partition
 from fedmed.errors import MessageRefused
-from fedmed.exchange.messages import Plan
 from fedmed.models.encoding import InputStatistics, encode, labels_of
 from fedmed.models.networks import network_for
 from fedmed.models.parts import Parts, parts_of
@@ -23,6 +22,7 @@ from fedmed.training.local import Problem
 from fedmed.training.losses import Loss, LossOptions, loss_for
 from fedmed.training.personal import Personal, personalise
 from fedmed.weights import Weights
+from fedmed.wire.messages import Plan
 
 MOST_SESSIONS = 256
 

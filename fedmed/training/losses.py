@@ -17,7 +17,7 @@ from fedmed.typed_yaml import Record
 
 if TYPE_CHECKING:
     from fedmed.data.cohort import Target
-    from fedmed.models.networks import ModelOptions
+    from fedmed.models.networks import NetworkOptions
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Outputs of shape `(rows, outputs)` and labels, as `fedmed.models.encoding.labels_of` makes them, → a scalar."""
@@ -143,7 +143,7 @@ def discrete_hazard(outputs: Tensor, labels: Tensor, horizon: float) -> Tensor:
 class LossKind(NamedTuple):
     """For which targets a loss is, whether it weighs classes, and how it is made."""
 
-    fits: Callable[[Target, ModelOptions], bool]
+    fits: Callable[[Target, NetworkOptions], bool]
     wants: str
     weighs_classes: bool
     make: Callable[[Target, LossOptions], Loss]
@@ -151,56 +151,58 @@ class LossKind(NamedTuple):
 
 LOSSES: dict[str, LossKind] = {
     "log_loss": LossKind(
-        lambda target, model: target.kind == "binary",
+        lambda target, network: target.kind == "binary",
         "a binary target",
         True,
         lambda target, options: partial(log_loss, class_weights=_weights(options)),
     ),
     "cross_entropy": LossKind(
-        lambda target, model: target.kind == "multiclass",
+        lambda target, network: target.kind == "multiclass",
         "a multiclass target",
         True,
         lambda target, options: partial(cross_entropy, class_weights=_weights(options)),
     ),
     "focal": LossKind(
-        lambda target, model: target.kind in {"binary", "multiclass"},
+        lambda target, network: target.kind in {"binary", "multiclass"},
         "a binary or multiclass target",
         True,
         lambda target, options: partial(focal, gamma=options.gamma, class_weights=_weights(options)),
     ),
     "cox": LossKind(
-        lambda target, model: target.kind == "survival" and model.survival == "cox",
-        "a survival target and model.survival cox",
+        lambda target, network: target.kind == "survival" and network.survival == "cox",
+        "a survival target and network.survival cox",
         False,
         lambda target, options: cox,
     ),
     "discrete_hazard": LossKind(
-        lambda target, model: target.kind == "survival" and model.survival == "discrete",
-        "a survival target and model.survival discrete",
+        lambda target, network: target.kind == "survival" and network.survival == "discrete",
+        "a survival target and network.survival discrete",
         False,
         lambda target, options: partial(discrete_hazard, horizon=_horizon(target)),
     ),
 }
 
 
-def default_loss(target: Target, model: ModelOptions) -> str:
+def default_loss(target: Target, network: NetworkOptions) -> str:
     """The name of the loss that `auto` stands for: the first of :data:`LOSSES` that fits."""
-    return next(name for name, kind in LOSSES.items() if kind.fits(target, model))
+    return next(name for name, kind in LOSSES.items() if kind.fits(target, network))
 
 
-def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
-    """The loss of a target and a model.
+def loss_for(target: Target, network: NetworkOptions, options: LossOptions) -> Loss:
+    """The loss of a target and a network.
 
     Raises:
         SettingsError: if the loss is not for this kind of target, or the class weights are not one a class.
     """
-    name = default_loss(target, model) if options.name == "auto" else options.name
+    name = default_loss(target, network) if options.name == "auto" else options.name
     kind = LOSSES[name]
-    if not kind.fits(target, model):
-        is_one = f"a survival target with model.survival {model.survival}" if target.kind == "survival" else target.kind
+    if not kind.fits(target, network):
+        is_one = (
+            f"a survival target with network.survival {network.survival}" if target.kind == "survival" else target.kind
+        )
         raise SettingsError(
             f"training.loss.name: {name} wants {kind.wants}, but {target.name} is {is_one}; choose auto, or"
-            f" {default_loss(target, model)}"
+            f" {default_loss(target, network)}"
         )
     if options.class_weights and not kind.weighs_classes:
         raise SettingsError(f"training.loss.class_weights: {name} weighs no classes; leave them out")

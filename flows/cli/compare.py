@@ -60,7 +60,7 @@ def compare(
     Tables and plots are in comparison/NAME, and in MLflow a run with one below it for each strategy and seed. No model
     is registered. A strategy that cannot be finished is left out and named; the command ends with 1 then.
     """
-    from fedmed.coordinator.variants import Change, read_change, read_request, read_seeds, read_strategies
+    from fedmed.comparison.variants import Change, read_change, read_request, read_seeds, read_strategies
     from flows.cli.progress import following
 
     workspace = console.open()
@@ -83,7 +83,7 @@ def compare(
 
 
 def _tell(console: Console, folder: Path, outcome: dict[str, Any]) -> None:
-    from fedmed.coordinator.compared import Compared, short_table
+    from fedmed.comparison.compared import Compared, short_table
 
     compared = Compared.model_validate(outcome["comparison"])
     lines = [table(*short_table(compared)), ""]

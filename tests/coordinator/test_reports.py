@@ -12,7 +12,7 @@ from fedmed.coordinator.reports import check_report
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
 from fedmed.evaluation.kinds import KINDS
-from fedmed.exchange.messages import TestReport
+from fedmed.wire.messages import TestReport
 
 MODEL = "a" * 64
 TARGETS: dict[str, dict[str, Any]] = {

@@ -27,7 +27,7 @@ from fedmed.errors import RegistryError
 from fedmed.evaluation.measurement import NOT_ESTIMABLE, SUPPRESSED, Measurement
 from fedmed.models.bundle import ModelBundle, ModelDescription
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions, network_for
+from fedmed.models.networks import NetworkOptions, network_for
 from fedmed.registry import ChampionRule, RegistryOptions, Release, better, load, models, promote, register
 from fedmed.registry.store import opened
 from fedmed.serving.prediction import example
@@ -45,7 +45,7 @@ def tiny_bundle(run: str, seed: int = 0) -> ModelBundle:
         mean={name: (low + high) / 2 for name, (low, high) in ranges.items()},
         deviation={name: (high - low) / 6 for name, (low, high) in ranges.items()},
     )
-    options = ModelOptions()
+    options = NetworkOptions()
     generator = torch.Generator().manual_seed(seed)
     network = network_for(cohort, options)
     weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in network.named_parameters()}

@@ -40,7 +40,7 @@ def test_every_preset_gives_valid_parameters_for_the_cohorts_hospitals(name, tmp
     assert settings.cohort == f"cohorts/{name}.yaml"
     assert settings.federation.sites == tuple(SOURCES[name].sites)
     cohort = read_cohort(ROOT / settings.cohort)
-    assert sum(tensor.numel() for tensor in network_for(cohort, settings.model).parameters()) < 100_000
+    assert sum(tensor.numel() for tensor in network_for(cohort, settings.network).parameters()) < 100_000
 
 
 def test_the_template_is_the_workspace_of_the_table_that_ships_with_fedmed():

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fedmed.data.cohort import Target
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions, outputs_of
+from fedmed.models.networks import NetworkOptions, outputs_of
 from fedmed.models.survival import survival_curve
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.training.losses import (
@@ -266,8 +266,8 @@ def test_the_gradient_of_discrete_hazards_is_what_small_changes_say() -> None:
 # Choosing
 
 
-def model(survival: str = "cox") -> ModelOptions:
-    return ModelOptions.model_validate({"survival": survival, "intervals": 4})
+def model(survival: str = "cox") -> NetworkOptions:
+    return NetworkOptions.model_validate({"survival": survival, "intervals": 4})
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fedmed.coordinator.traffic import Traffic
-from fedmed.coordinator.variants import REFERENCES, ComparisonRequest, VariantResult
+from fedmed.comparison.traffic import Traffic
+from fedmed.comparison.variants import REFERENCES, ComparisonRequest, VariantResult
 from fedmed.data.cohort import Kind
 from fedmed.evaluation import plots
 from fedmed.evaluation.fairness import Spread, spread

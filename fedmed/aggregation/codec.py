@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.models.parts import Parts
 from fedmed.strategies.base import Sent, Strategy
 from fedmed.weights import Weights, flatten, map_weights, scale, subtract, unflatten

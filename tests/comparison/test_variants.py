@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedmed.coordinator.traffic import Traffic
-from fedmed.coordinator.variants import (
+from fedmed.comparison.traffic import Traffic
+from fedmed.comparison.variants import (
     RESULT,
     STRATEGY_NAMES,
     Change,
@@ -136,7 +136,7 @@ def test_own_models_are_trained_once_and_the_pooled_one_only_if_asked_for(settin
     ("change", "says"),
     [
         (Change("", "training.foo", 1), "no such parameter; there are training.rounds"),
-        (Change("", "foo", 1), "no such parameter; there are model, training"),
+        (Change("", "foo", 1), "no such parameter; there are network, training"),
         (Change("", "split.seed", 1), "all variants have the `split` of the workspace"),
         (Change("", "cohort", "x"), "all variants have the `cohort` of the workspace"),
         (Change("", "training.seed", 1), "--seeds"),

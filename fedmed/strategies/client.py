@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fedmed.aggregation.codec import travelling
 from fedmed.models.networks import state_names
 from fedmed.models.parts import Parts
 from fedmed.seeds import torch_generator
 from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy
 from fedmed.strategies.options import AggregationOptions
-from fedmed.strategies.update import travelling
 from fedmed.training.local import (
     Correction,
     Problem,

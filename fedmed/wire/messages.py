@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
 from fedmed.evaluation.comparison import Comparison
 from fedmed.evaluation.curves import Curves
 from fedmed.evaluation.measurement import Measurement
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
 from fedmed.training.personal import PersonalOptions
@@ -102,7 +102,7 @@ class Plan(Message):
     fingerprints: dict[Party, Digest]
     cohort: Cohort
     statistics: InputStatistics
-    network: ModelOptions
+    network: NetworkOptions
     training: TrainingOptions
     aggregation: AggregationOptions
     personal: PersonalOptions

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedmed.coordinator.traffic import Traffic, traffic
-from fedmed.exchange.messages import Invitation, Message, Payload, RoundEvaluation, Update
+from fedmed.comparison.traffic import Traffic, traffic
+from fedmed.wire.messages import Invitation, Message, Payload, RoundEvaluation, Update
 
 DIGEST = "a" * 64
 MODEL, MEMORY, UPDATE = 120, 80, 50

@@ -12,13 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import read_cohort
 from fedmed.errors import MessageRefused
 from fedmed.evaluation.comparison import compare
 from fedmed.evaluation.curves import CalibrationBin, Curves, RiskGroup, RocCurve
 from fedmed.evaluation.measurement import Measurement
-from fedmed.exchange.messages import (
+from fedmed.models.encoding import InputStatistics
+from fedmed.models.networks import NetworkOptions
+from fedmed.strategies.options import AggregationOptions
+from fedmed.training.local import TrainingOptions
+from fedmed.training.personal import PersonalOptions
+from fedmed.wire.messages import (
     LARGEST_MESSAGE,
     Admission,
     AnyMessage,
@@ -36,11 +41,6 @@ from fedmed.exchange.messages import (
     decode,
     encode,
 )
-from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions
-from fedmed.strategies.options import AggregationOptions
-from fedmed.training.local import TrainingOptions
-from fedmed.training.personal import PersonalOptions
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 FILE = Payload(sha256="a" * 64, size=5)
@@ -71,7 +71,7 @@ MESSAGES: dict[str, Message] = {
         fingerprints={"north": "f" * 64, "south": "e" * 64},
         cohort=HEART,
         statistics=InputStatistics(mean={"age": 53.510869565217391}, deviation={"age": 0.1}),
-        network=ModelOptions(),
+        network=NetworkOptions(),
         training=TrainingOptions(),
         aggregation=AggregationOptions(),
         personal=PersonalOptions(),

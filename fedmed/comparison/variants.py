@@ -21,12 +21,12 @@ import yaml
 from pydantic import Field, ValidationError
 
 from fedmed import typed_yaml
+from fedmed.comparison.traffic import Traffic, messages_of, traffic
 from fedmed.coordinator.evaluation import Evaluation, plan_of, read_evaluation
 from fedmed.coordinator.history import History, read_history
 from fedmed.coordinator.plan import run_id
 from fedmed.coordinator.runs import is_finished, read_admissions
 from fedmed.coordinator.start import start_of
-from fedmed.coordinator.traffic import Traffic, messages_of, traffic
 from fedmed.data.cohort import Kind
 from fedmed.errors import ExchangeError, SettingsError, WorkspaceError
 from fedmed.files import write_atomically
@@ -39,7 +39,7 @@ RESULT = "result.json"
 NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 STRATEGY_NAMES: tuple[str, ...] = get_args(StrategyName)
 REFERENCES = ("own", "pooled")
-SECTIONS = ("model", "training", "aggregation", "personal", "evaluation")
+SECTIONS = ("network", "training", "aggregation", "personal", "evaluation")
 """What may differ between variants; the rest is the workspace's: whose data, how they are split, what may be told."""
 _ELSEWHERE = {
     "aggregation.strategy": "name strategies with --strategies",
@@ -124,7 +124,7 @@ def read_change(text: str) -> Change:
 
     >>> read_change("fedadam:aggregation.learning_rate=0.01")
     Change(strategy='fedadam', key='aggregation.learning_rate', value=0.01)
-    >>> read_change("model.hidden=[64, 32]").value
+    >>> read_change("network.hidden=[64, 32]").value
     [64, 32]
     """
     left, found, right = text.partition("=")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fedmed.coordinator.compared import Compared, compare_results, in_markdown, short_table, write_comparison
-from fedmed.coordinator.traffic import Traffic
-from fedmed.coordinator.variants import Change, ComparisonRequest, VariantResult
+from fedmed.comparison.compared import Compared, compare_results, in_markdown, short_table, write_comparison
+from fedmed.comparison.traffic import Traffic
+from fedmed.comparison.variants import Change, ComparisonRequest, VariantResult
 from fedmed.settings import EvaluationOptions
 
 SITES = ("north", "south")

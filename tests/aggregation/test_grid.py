@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.errors import RangeExceeded
 
 GRID = FixedPoint(bits=32, limit=4.0, weight=4)

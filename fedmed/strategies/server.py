@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import as_moments, behind, blocks, decode_update, from_moments, travelling
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.models.parts import Parts
 from fedmed.strategies.base import Memory, Round, Strategy
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.robust import COMBINE
-from fedmed.strategies.update import as_moments, behind, blocks, decode_update, from_moments, travelling
 from fedmed.training.local import factor
 from fedmed.weights import Weights, map_weights
 
@@ -39,7 +39,7 @@ def aggregate(
         options: its constants, and how updates are combined.
         base: the global state before the round.
         memory: the server's memory before the round.
-        updates: site → integers from :func:`~fedmed.strategies.update.encode_update`.
+        updates: site → integers from :func:`~fedmed.aggregation.codec.encode_update`.
         weights: site → its weight.
         grid: the grid that the updates are on.
         parts: which tensors travel.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedmed.comparison.compared import Compared
+from fedmed.comparison.variants import VariantResult, folder_of, records_of
 from fedmed.coordinator.admission import digest_of
-from fedmed.coordinator.compared import Compared
 from fedmed.coordinator.release import evaluation_table
-from fedmed.coordinator.variants import VariantResult, folder_of, records_of
 from fedmed.registry import ComparisonRelease, Release, Trial
 from fedmed.workspace import Workspace
 
@@ -21,7 +21,7 @@ def comparison_release(parent: Workspace, compared: Compared, plots: Sequence[Pa
     Args:
         parent: the workspace.
         compared: the finished comparison.
-        plots: as :func:`~fedmed.coordinator.compared.write_comparison` returned them.
+        plots: as :func:`~fedmed.comparison.compared.write_comparison` returned them.
 
     Raises:
         WorkspaceError: if a variant's rounds or reports are gone.

@@ -8,8 +8,8 @@ from typing import Self
 from pydantic import Field
 
 from fedmed.exchange.base import Exchange
-from fedmed.exchange.messages import COORDINATOR, Address, Invitation, Message, Plan, Update
 from fedmed.typed_yaml import Record
+from fedmed.wire.messages import COORDINATOR, Address, Invitation, Message, Plan, Update
 
 INVITED = ("train", "evaluate")
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import SMALLER, blocks, decode_update, encode_update, travelling
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.models.parts import Parts, parts_of
-from fedmed.strategies.aggregate import aggregate
 from fedmed.strategies.base import Fitted, Sent
 from fedmed.strategies.options import AggregationOptions, StrategyName
+from fedmed.strategies.server import aggregate
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.update import SMALLER, blocks, decode_update, encode_update, travelling
 
 GRID = FixedPoint(bits=32, limit=16.0, weight=1000)  # steps of 2^-17
 STEP = 2.0**-GRID.exponent
