@@ -89,7 +89,7 @@ class Tcn(nn.Module):
         if (seen := sees(len(options.widths), options.kernel)) < shape[0]:
             raise SettingsError(
                 f"network.channels: a tcn of {len(options.widths)} blocks and kernel {options.kernel} sees {seen}"
-                f" steps, but the series have {shape[0]}; name more blocks (each doubles that) or choose a larger kernel"
+                f" steps, but the series have {shape[0]}; name more blocks (each doubles that) or a larger kernel"
             )
         self.body = nn.Sequential(
             *(CausalBlock(inner, outer, options.kernel, 2**n) for n, (inner, outer) in enumerate(pairwise(widths)))

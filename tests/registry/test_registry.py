@@ -254,8 +254,10 @@ def test_changed_records_are_named_in_the_reason(tracking: Path, release: Callab
 
 
 def test_losses_of_two_likelihoods_are_a_persons_decision(tracking: Path, release: Callable[..., Release]) -> None:
-    register(release("1" * 8, parameters={"model": {"survival": "cox"}}), OPTIONS, tracking)
-    registered = register(release("2" * 8, 0.1, 0.1, parameters={"model": {"survival": "discrete"}}), OPTIONS, tracking)
+    register(release("1" * 8, parameters={"network": {"survival": "cox"}}), OPTIONS, tracking)
+    registered = register(
+        release("2" * 8, 0.1, 0.1, parameters={"network": {"survival": "discrete"}}), OPTIONS, tracking
+    )
     assert not registered.champion
     assert "its loss is another than that of version 1" in registered.reason
 
