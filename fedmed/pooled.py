@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedmed.models.networks import initial_weights
 from fedmed.seeds import torch_generator
+from fedmed.site.desk import open_session
 from fedmed.site.home import SiteHome
-from fedmed.site.session import open_session
 from fedmed.training.alone import train_alone
 from fedmed.wire.messages import Plan
 

@@ -27,6 +27,9 @@ class FederationOptions(Record):
 
     sites: tuple[SiteName, ...] = Field(min_length=1, description="the hospitals, each a folder under sites/")
     quorum: int = Field(2, ge=1, description="fewest hospitals with which a run, or a round, goes on")
+    answer_within: float = Field(
+        3600.0, gt=0, description="seconds until a hospital that does not answer is left out and not waited for"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -27,5 +27,6 @@ def register(root: Path, compared: Compared, plots: list[Path]) -> dict[str, Any
 
     workspace = Workspace(root)
     release = comparison_release(workspace, compared, plots)
-    answer = registry.register_comparison(release, workspace.settings().registry.experiment, workspace.tracking)
+    experiment, tracking = workspace.settings.registry.experiment, workspace.coordinator.tracking
+    answer = registry.register_comparison(release, experiment, tracking)
     return answer.model_dump()

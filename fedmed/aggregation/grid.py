@@ -8,7 +8,6 @@ that secure aggregation needs (Bonawitz et al. 2017, section 4): masking the int
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -69,27 +68,22 @@ class FixedPoint(Record):
             raise RangeExceeded(f"weight: expected 1 to {self.weight}, got {weight}")
         return torch.round(exact * weight * 2.0**self.exponent).to(self.dtype)
 
-    def mean(self, encoded: Sequence[Tensor], total_weight: int) -> Tensor:
-        """The weighted mean of what the sites encoded.
+    def mean(self, total: Tensor, weight: int) -> Tensor:
+        """The weighted mean that a sum of encoded vectors stands for.
 
         Args:
-            encoded: one integer tensor of shape `(size,)` a site, in any order.
-            total_weight: sum of the sites' weights.
+            total: the sum of what the sites encoded, int64 of shape `(size,)`; integers add up to the same sum in any
+                order, and one by one, so that no more than one vector need be held.
+            weight: sum of the sites' weights.
 
         Returns:
             float64 of shape `(size,)`.
 
-        Guarantees:
-            Exact over the integers: any order of `encoded` gives the same bits.
-
         >>> grid = FixedPoint(bits=32, limit=4.0, weight=4)
-        >>> parts = [grid.encode(torch.tensor([1.0]), 3), grid.encode(torch.tensor([-2.0]), 1)]
-        >>> grid.mean(parts, 4).item()
+        >>> total = grid.encode(torch.tensor([1.0]), 3).long() + grid.encode(torch.tensor([-2.0]), 1)
+        >>> grid.mean(total, 4).item()
         0.25
         """
-        if not encoded:
-            raise ValueError("expected at least one update, got none")
-        if not 1 <= total_weight <= self.weight:
-            raise RangeExceeded(f"sum of weights: expected 1 to {self.weight}, got {total_weight}")
-        total = torch.stack([part.to(torch.int64) for part in encoded]).sum(dim=0)
-        return total.double() / 2.0**self.exponent / total_weight
+        if not 1 <= weight <= self.weight:
+            raise RangeExceeded(f"sum of weights: expected 1 to {self.weight}, got {weight}")
+        return total.double() / 2.0**self.exponent / weight

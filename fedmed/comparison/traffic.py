@@ -9,9 +9,9 @@ from pydantic import Field
 
 from fedmed.exchange.base import Exchange
 from fedmed.typed_yaml import Record
-from fedmed.wire.messages import COORDINATOR, Address, Invitation, Message, Plan, Update
-
-INVITED = ("train", "evaluate")
+from fedmed.wire.messages import COORDINATOR, Message, Plan, Question, StageAnswer, Update, read_name
+from fedmed.wire.post import find, inbox
+from fedmed.wire.purposes import PURPOSES
 
 
 class Traffic(Record):
@@ -39,8 +39,8 @@ def traffic(messages: Iterable[Message]) -> dict[int, Traffic]:
     """Round → what its messages move.
 
     Args:
-        messages: of a run, in any order. Invitations to train and to evaluate count what they name, once for each
-            hospital that is invited: one that has a model already is not told from one that has to fetch it. Updates
+        messages: of a run, in any order. Questions of the rounds count what they name, once for each
+            hospital that is asked: one that has a model already is not told from one that has to fetch it. Updates
             count what they carry, those that were refused too. Other messages count nothing.
 
     Returns:
@@ -49,9 +49,9 @@ def traffic(messages: Iterable[Message]) -> dict[int, Traffic]:
     rounds: dict[int, Traffic] = {}
     for message in messages:
         match message:
-            case Invitation(purpose=purpose) if purpose in INVITED:
-                moved = Traffic(down=sum(model.size for model in message.models.values()))
-            case Update():
+            case Question(purpose=purpose) if PURPOSES[purpose].rounds:
+                moved = Traffic(down=sum(model.size for model in [*message.models.values(), *message.told.values()]))
+            case Update() | StageAnswer():
                 moved = Traffic(up=message.payload.size)
             case _:
                 continue
@@ -59,13 +59,8 @@ def traffic(messages: Iterable[Message]) -> dict[int, Traffic]:
     return dict(sorted(rounds.items()))
 
 
-def messages_of(plan: Plan, rounds: int, exchange: Exchange) -> list[Message]:
-    """The invitations and updates of a run's rounds, as they stand in an exchange."""
-    sent = [(f"invite-{purpose}", True) for purpose in INVITED] + [("update", False)]
-    addresses = [
-        Address(plan.run, number, topic, *((COORDINATOR, site) if invited else (site, COORDINATOR)))
-        for number in range(1, rounds + 1)
-        for site in plan.participants
-        for topic, invited in sent
-    ]
-    return [message for address in addresses if (message := exchange.find(address)) is not None]
+def messages_of(plan: Plan, exchange: Exchange) -> list[Message]:
+    """The questions and answers of a run since it was begun, as they stand in an exchange."""
+    names = [name for party in (COORDINATOR, *plan.participants) for name in inbox(exchange, party, plan.run)]
+    since = [name for name in names if read_name(name).attempt >= plan.attempt]
+    return [message for name in since if (message := find(exchange, name)) is not None]

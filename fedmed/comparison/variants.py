@@ -22,13 +22,14 @@ from pydantic import Field, ValidationError
 
 from fedmed import typed_yaml
 from fedmed.comparison.traffic import Traffic, messages_of, traffic
-from fedmed.coordinator.evaluation import Evaluation, plan_of, read_evaluation
+from fedmed.coordinator.evaluation import Evaluation, read_evaluation
 from fedmed.coordinator.history import History, read_history
 from fedmed.coordinator.plan import run_id
-from fedmed.coordinator.runs import is_finished, read_admissions
+from fedmed.coordinator.runs import read_admissions
 from fedmed.coordinator.start import start_of
+from fedmed.coordinator.training import kept_run
 from fedmed.data.cohort import Kind
-from fedmed.errors import ExchangeError, SettingsError, WorkspaceError
+from fedmed.errors import SettingsError, WorkspaceError
 from fedmed.files import write_atomically
 from fedmed.settings import EvaluationOptions, Settings
 from fedmed.strategies.options import StrategyName
@@ -260,24 +261,25 @@ def make_variant(parent: Workspace, name: str, variant: Variant) -> Workspace:
     write_atomically(folder / "params.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
     made = Workspace(folder)
     _link(made.root / "sites", parent.root / "sites")
-    _link(made.tracking, parent.tracking)  # for `training.start`
-    _link(made.journal().path, parent.journal().path)  # one bar follows all variants
-    for path in (parent.admission_file, *sorted(parent.receipts.glob("*.json"))):
-        write_atomically(made.coordinator / path.relative_to(parent.coordinator), path.read_bytes())
+    _link(made.coordinator.tracking, parent.coordinator.tracking)  # for `training.start`
+    _link(made.coordinator.journal().path, parent.coordinator.journal().path)  # one bar follows all variants
+    for path in (parent.coordinator.admission_file, *sorted(parent.coordinator.receipts.glob("*.json"))):
+        write_atomically(made.coordinator.path / path.relative_to(parent.coordinator.path), path.read_bytes())
     return made
 
 
 def run_of_variant(workspace: Workspace) -> str:
     """The name that the variant's run has."""
-    return run_id(workspace.settings(), workspace.cohort(), read_admissions(workspace), start_of(workspace))
+    settings, cohort, home = workspace.settings, workspace.cohort, workspace.coordinator
+    return run_id(settings, cohort, read_admissions(home), start_of(settings, cohort, home.tracking))
 
 
 def stages_left(workspace: Workspace, run: str) -> list[str]:
     """What of a variant is still to be done: a model that was trained already is only tested."""
+    home = workspace.coordinator
     try:
-        trained = read_history(workspace.training_folder)[0].run == run and is_finished(workspace, run)
-        trained = trained and plan_of(run, workspace.exchange()).run == run
-    except (WorkspaceError, ExchangeError):
+        trained = read_history(home.training_folder)[0].run == run and home.attempts(run).finished
+    except WorkspaceError:
         trained = False
     return ["evaluate"] if trained else ["train", "evaluate"]
 
@@ -288,9 +290,11 @@ def keep_result(workspace: Workspace, variant: Variant) -> VariantResult:
     Raises:
         WorkspaceError: if training or evaluation is missing.
     """
-    history, _ = read_history(workspace.training_folder)
-    evaluation = read_evaluation(workspace.evaluation_folder)
-    exchange = workspace.exchange()
+    history, _ = read_history(workspace.coordinator.training_folder)
+    evaluation = read_evaluation(workspace.coordinator.evaluation_folder)
+    run = kept_run(workspace.coordinator, history.run, 1, variant.settings.privacy.minimum_cell)
+    if run is None:
+        raise WorkspaceError(f"{workspace.root}: the plan of run {history.run} is gone; compare again with --force")
     result = VariantResult(
         strategy=variant.strategy,
         seed=variant.seed,
@@ -302,7 +306,7 @@ def keep_result(workspace: Workspace, variant: Variant) -> VariantResult:
         chosen=history.chosen,
         losses=tuple(record.validation_loss for record in history.rounds),
         values=_values(evaluation),
-        traffic=traffic(messages_of(plan_of(history.run, exchange), len(history.rounds), exchange)),
+        traffic=traffic(messages_of(run.plan, workspace.exchange())),
         untested=evaluation.failed,
     )
     write_atomically(_result_file(workspace), result.model_dump_json(indent=1).encode() + b"\n")
@@ -323,15 +327,17 @@ def forget(parent: Workspace, name: str, variants: Sequence[Variant]) -> None:
     for variant in variants:
         folder = folder_of(parent, name) / variant.name
         (folder / RESULT).unlink(missing_ok=True)
-        if (folder / "coordinator").is_dir():
-            shutil.rmtree(folder / "coordinator")
+        for path in (folder / "coordinator").glob("*"):
+            # The attempts are kept: hospitals give the same answer to the same question, and are to be asked anew.
+            if path.is_dir() and not path.is_symlink() and path.name != "runs":
+                shutil.rmtree(path)
 
 
 def records_of(parent: Workspace, name: str, result: VariantResult) -> tuple[Settings, History, Evaluation]:
     """The parameters, the rounds and the reports of a finished variant."""
     workspace = Workspace(folder_of(parent, name) / result.name)
-    history, _ = read_history(workspace.training_folder)
-    return workspace.settings(), history, read_evaluation(workspace.evaluation_folder)
+    history, _ = read_history(workspace.coordinator.training_folder)
+    return workspace.settings, history, read_evaluation(workspace.coordinator.evaluation_folder)
 
 
 def _result_file(workspace: Workspace) -> Path:

@@ -11,8 +11,8 @@ from fedmed.data.partition import read_partition
 from fedmed.data.split import SPLITS
 from fedmed.files import write_atomically
 from fedmed.privacy.cells import published
+from fedmed.site.desk import open_session
 from fedmed.site.home import SiteHome
-from fedmed.site.session import open_session
 from fedmed.typed_yaml import Record
 
 TOO_SMALL = "table: rows in train, at least the minimum cell"

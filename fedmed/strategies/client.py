@@ -1,4 +1,4 @@
-"""A hospital's side of a round, as one function: make ready what the strategy's client needs, and run it."""
+"""A hospital's side of a round: make ready what the strategy's client needs, run it, and make what is sent of it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedmed.aggregation.codec import travelling
+from fedmed.aggregation.codec import Moved, to_vector
+from fedmed.aggregation.stage import Context, send_through
 from fedmed.models.networks import state_names
-from fedmed.models.parts import Parts
 from fedmed.seeds import torch_generator
-from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy
-from fedmed.strategies.options import AggregationOptions
+from fedmed.strategies.algorithm import Algorithm
+from fedmed.strategies.base import Fitted, Memory, Sent, Site
 from fedmed.training.local import (
+    SAMPLERS,
     Correction,
     Problem,
     Trained,
-    batches_of_round,
     factor,
     fewest_in_batch,
     gradient,
@@ -39,33 +39,36 @@ def order_of(seed: int, site: str, rows: int) -> Callable[[int], Tensor]:
     return lambda epoch: torch.randperm(rows, generator=torch_generator(seed, site, "pass", epoch))
 
 
-def take_turn(
-    strategy: Strategy,
-    options: AggregationOptions,
-    problem: Problem,
-    site: str,
-    number: int,
-    base: Weights,
-    shared: Memory,
-    kept: Kept,
-    parts: Parts,
-) -> tuple[Sent, Kept]:
+class Given(NamedTuple):
+    """What a hospital's turn starts from.
+
+    Args:
+        number: the round, from 1.
+        base: the global state that it trains on.
+        shared: the server's memory, where the strategy shares it.
+        kept: what the hospital had after its last turn that counted.
+    """
+
+    number: int
+    base: Weights
+    shared: Memory = {}
+    kept: Kept = Kept()
+
+
+def take_turn(how: Algorithm, problem: Problem, site: str, given: Given) -> tuple[Sent, Kept]:
     """One hospital's turn in a round.
 
     Args:
-        strategy: the run's.
-        options: its constants.
+        how: the run's algorithm.
         problem: network, loss, training rows and training options.
         site: the hospital's name; batch order is derived from it.
-        number: the round, from 1.
-        base: the global state that it starts from.
-        shared: the server's memory, where the strategy shares it.
-        kept: what it had after its last turn.
-        parts: which tensors travel, are its own, or frozen.
+        given: the round and what it starts from.
 
     Returns:
         What it sends, and what it keeps. Nothing that came in is changed.
     """
+    strategy, options, parts = how.strategy, how.options, how.parts
+    number, base, shared, kept = given
     training, rows = problem.options, len(problem.labels)
 
     def rate_in(round_: int) -> float:
@@ -73,7 +76,7 @@ def take_turn(
 
     rate = rate_in(number)
     order, fewest = order_of(training.seed, site, rows), fewest_in_batch(problem.network)
-    weights, statistics = travelling(base, parts)
+    weights, statistics = how.travelling(base)
     own = {name: kept.personal.get(name, base[name]) for name in parts.personal}
     still = {name: base[name] for name in parts.frozen}
     after: dict[str, Tensor] = own
@@ -92,7 +95,7 @@ def take_turn(
         only_shared = None if correct is None else (lambda n, v: correct(n, v) if n in start else torch.zeros_like(v))
         trained = Trained({**statistics, **own, **still, **start}, 0.0, 0)
         for round_ in range(1, training.rounds + 1) if whole else (number,):
-            batches = batches_of_round(rows, training, round_, order, fewest=fewest)
+            batches = SAMPLERS[training.sampler](rows, training, round_, order, fewest=fewest)
             after_it = train(
                 problem, trained.state, batches, rate=rate_in(round_), correct=only_shared, fixed=parts.frozen
             )
@@ -110,3 +113,21 @@ def take_turn(
     momentum = training.momentum if sgd else 0.0
     sent = strategy.client(Site(weights, shared, kept.memory, rate, momentum, run, slope, sgd), options)
     return sent, Kept(sent.memory, {**after, **sent.personal})
+
+
+def sent_vector(how: Algorithm, sent: Sent, base: Weights, context: Context) -> Tensor:
+    """What a hospital sends of its turn, through every stage: integers of shape `(size,)`.
+
+    Args:
+        how: the run's algorithm.
+        sent: what the turn came to.
+        base: the global state that it trained on.
+        context: of the hospital in this round.
+
+    Raises:
+        RangeExceeded: if a value is out of the agreed range.
+    """
+    fitted = sent.fitted
+    moved = Moved(sent.change, fitted.statistics, sent.extra, sent.normaliser, fitted.loss, how.rows[context.site])
+    vector = to_vector(moved, how.travelling(base)[1], how.form, context.weight)
+    return send_through(how.stages, vector, context)

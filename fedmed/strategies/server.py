@@ -1,118 +1,139 @@
-"""The coordinator's side of a round, as one function: combine the updates, and let the strategy apply them."""
+"""The coordinator's side of a round: add up what came, take it apart, and let the strategy move the global state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedmed.aggregation.codec import as_moments, behind, blocks, decode_update, from_moments, travelling
-from fedmed.aggregation.grid import FixedPoint
-from fedmed.models.parts import Parts
-from fedmed.strategies.base import Memory, Round, Strategy
-from fedmed.strategies.options import AggregationOptions
+from fedmed.aggregation.codec import as_moments, behind, from_moments, from_vector, loss_in
+from fedmed.aggregation.stage import Sum, Told, receive_through
+from fedmed.strategies.algorithm import Algorithm, State
+from fedmed.strategies.base import Round
 from fedmed.strategies.robust import COMBINE
-from fedmed.training.local import factor
 from fedmed.weights import Weights, map_weights
 
 
-def aggregate(
-    strategy: Strategy,
-    options: AggregationOptions,
-    base: Weights,
-    memory: Memory,
-    updates: Mapping[str, Tensor],
-    weights: Mapping[str, int],
-    grid: FixedPoint,
-    parts: Parts,
-    *,
-    sites: int,
-    rate: float,
-    staleness: Mapping[str, int] | None = None,
-    started: Mapping[str, Weights] | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """New global state and memory.
+class Part(NamedTuple):
+    """What one hospital sent in a round: integers of shape `(size,)`, and the name of the bytes that they came in."""
+
+    site: str
+    vector: Tensor
+    name: str = ""
+
+
+class Gathered(NamedTuple):
+    """What came in a round.
 
     Args:
-        strategy: the run's.
-        options: its constants, and how updates are combined.
-        base: the global state before the round.
-        memory: the server's memory before the round.
-        updates: site → integers from :func:`~fedmed.aggregation.codec.encode_update`.
-        weights: site → its weight.
-        grid: the grid that the updates are on.
-        parts: which tensors travel.
-        sites: hospitals in the run.
-        rate: this round's server step size.
-        staleness: site → rounds between the model that it trained on and the newest; 0 if left out.
-        started: site → the global state that it trained on, where that is not `base`.
+        total: the sum of all vectors, int64 of shape `(size,)`.
+        names: hospital → the name of the bytes that its vector came in.
+        each: hospital → its vector, where something has to look at each; else nothing, and only the sum is held.
+        losses: hospital → its mean training loss, where each can be seen.
+    """
 
-    Returns:
-        A state with the names, shapes and types of `base`, in which what does not travel is as it was, and the memory.
+    total: Tensor
+    names: Mapping[str, str]
+    each: Mapping[str, Tensor]
+    losses: Mapping[str, float]
 
-    Raises:
-        ValueError: if there is no update, or updates and weights are of different sites.
+
+def gather(how: Algorithm, number: int, parts: Iterable[Part]) -> Gathered | None:
+    """Add up what comes, one after the other; None if nothing does.
 
     Guarantees:
-        Independent of the order of sites, bit for bit. With `combine: mean` and no stale update the mean is exact.
+        Independent of the order of `parts`, bit for bit. With `combine: mean` and nobody on an older model, one vector
+        is held beside the sum, however many hospitals there are.
     """
-    if not updates:
-        raise ValueError("expected at least one update, got none")
-    if updates.keys() != weights.keys():
-        raise ValueError(f"updates and weights of different sites: {sorted(updates.keys() ^ weights.keys())}")
-    shared, statistics = travelling(base, parts)
-    double = map_weights(lambda tensor: tensor.double(), shared)
-    sizes = blocks(shared, statistics, strategy)
-    late = {site: behind(state, base, parts, strategy) for site, state in (started or {}).items()}
-    combined = combine(strategy, options, updates, weights, grid, staleness or {}, late, sizes)
-    got = decode_update(combined, shared, statistics, strategy)
-    round_ = Round(got.change, got.extra, got.normaliser, len(updates) / sites, rate)
-    kept = {name: tensor.double() for name, tensor in memory.items()}
-    moved, remembered = strategy.apply(double, kept, round_, options)
+    total: Tensor | None = None
+    names, each, losses = {}, {}, {}
+    apart = not _one_sum(how, number)
+    for site, vector, name in parts:
+        total = vector.to(torch.int64, copy=True) if total is None else total.add_(vector)
+        names[site] = name
+        if apart:
+            each[site] = vector
+        if how.sees_each and how.form.unit and (loss := loss_in(vector)) is not None:
+            losses[site] = loss
+    return None if total is None else Gathered(total, names, each, dict(sorted(losses.items())))
+
+
+def move(
+    how: Algorithm,
+    number: int,
+    states: Mapping[int, State],
+    gathered: Gathered,
+    refused: Mapping[str, str],
+    told: Told,
+) -> State:
+    """The state after a round.
+
+    Args:
+        how: the run's algorithm.
+        number: the round, from 1.
+        states: round → the state after it; that before this round, and those that hospitals trained on.
+        gathered: what came.
+        refused: hospital → why nothing that counts came from it.
+        told: what the hospitals answered to the stages' questions.
+
+    Returns:
+        A state with the names, shapes and types of the one before, in which what does not travel is as it was.
+    """
+    base, memory = states[number - 1].weights, states[number - 1].memory
+    shared, statistics = how.travelling(base)
+    sites = tuple(sorted(gathered.names))
+    known = Sum(number, sites, sum(how.weights[site] for site in sites), told)
+    summed = receive_through(how.stages, gathered.total, known)
+    got = from_vector(_combined(how, number, states, gathered, known, summed), how.form)
+    loss = loss_in(summed) if how.form.unit else None
+    round_ = Round(got.change, got.extra, got.normaliser, len(sites) / len(how.sites), how.rate(number))
+    kept = map_weights(Tensor.double, memory)
+    moved, remembered = how.strategy.apply(map_weights(Tensor.double, shared), kept, round_, how.options)
     moments = {name: value.double() + got.moments[name] for name, value in as_moments(statistics).items()}
     state = {**base, **moved, **from_moments(moments)}
-    return (
+    return State(
         {name: state[name].to(base[name].dtype) for name in base},
         {name: tensor.float() for name, tensor in remembered.items()},
+        took_part={site: gathered.names[site] for site in sites},
+        refused=dict(sorted(refused.items())),
+        loss=loss,
+        losses=gathered.losses,
     )
 
 
-def server_rate(strategy: Strategy, options: AggregationOptions, number: int, rounds: int) -> float:
-    """The server's step size in round `number` of `rounds`.
-
-    >>> from fedmed.strategies.table import STRATEGIES
-    >>> server_rate(STRATEGIES["fedadam"], AggregationOptions(schedule="linear"), 2, 2)
-    0.05
-    """
-    own = options.learning_rate or strategy.rate
-    return own * factor(number, rounds, options.schedule, options.warmup)
+def _one_sum(how: Algorithm, number: int) -> bool:
+    """Whether the exact sum is enough: no robust rule, and every turn of the round on the newest model."""
+    fresh = all(turn.base == number - 1 for turn in how.turns(number)) and how.strategy.staleness(0) == 1.0
+    return how.options.combine == "mean" and fresh
 
 
-def combine(
-    strategy: Strategy,
-    options: AggregationOptions,
-    updates: Mapping[str, Tensor],
-    weights: Mapping[str, int],
-    grid: FixedPoint,
-    staleness: Mapping[str, int],
-    late: Mapping[str, Tensor],
-    sizes: Sequence[int],
+def _combined(
+    how: Algorithm, number: int, states: Mapping[int, State], gathered: Gathered, known: Sum, summed: Tensor
 ) -> Tensor:
     """The updates as one vector, float64 of shape `(size,)`; a robust rule is used on every part by itself."""
-    counts = {site: strategy.staleness(staleness.get(site, 0)) for site in updates}
-    if options.combine == "mean" and not late and all(count == 1.0 for count in counts.values()):
-        return grid.mean(list(updates.values()), sum(weights.values()))
-    told = {
-        site: (update.double() / (2.0**grid.exponent * weights[site]) + late.get(site, 0.0)) * counts[site]
-        for site, update in updates.items()
-    }
+    base = states[number - 1].weights
+    bases = {turn.site: turn.base for turn in how.turns(number)}
+    counts = {site: how.strategy.staleness(number - 1 - bases[site]) for site in gathered.names}
+    late = {site: states[bases[site]].weights for site in gathered.names if bases[site] != number - 1}
+    if how.options.combine == "mean" and not late and all(count == 1.0 for count in counts.values()):
+        return summed
+    told = {}
+    for site, vector in gathered.each.items():
+        alone = Sum(number, (site,), how.weights[site], known.told)
+        told[site] = (receive_through(how.stages, vector, alone) + _behind(how, late.get(site), base)) * counts[site]
     # Sums of floats depend on their order: the vectors are put into one that follows from what they hold.
-    order = sorted(told, key=lambda site: (_in_order(told[site]), weights[site]))
+    order = sorted(told, key=lambda site: (_in_order(told[site]), how.weights[site]))
     vectors = torch.stack([told[site] for site in order])
-    shares = torch.tensor([float(weights[site]) for site in order], dtype=torch.float64)
-    rule = COMBINE[options.combine]
-    return torch.cat([rule(part, shares, options) for part in torch.split(vectors, list(sizes), dim=1) if part.numel()])
+    shares = torch.tensor([float(how.weights[site]) for site in order], dtype=torch.float64)
+    rule = COMBINE[how.options.combine]
+    parts = torch.split(vectors, how.form.blocks, dim=1)
+    return torch.cat([rule(part, shares, how.options) for part in parts if part.numel()])
+
+
+def _behind(how: Algorithm, started: Weights | None, now: Weights) -> Tensor | float:
+    return 0.0 if started is None else behind(how.travelling(started)[1], how.travelling(now)[1], how.form)
 
 
 def _in_order(vector: Tensor) -> bytes:

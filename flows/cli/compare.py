@@ -64,14 +64,14 @@ def compare(
     from flows.cli.progress import following
 
     workspace = console.open()
-    settings = workspace.settings()
+    settings = workspace.settings
     every = [read_change(text) for text in changes]
     every += [Change("", "aggregation.combine", combine)] if combine is not None else []
     request = read_request(
         settings, name, read_strategies(strategies), read_seeds(seeds, settings.training.seed), every, pooled=pooled
     )
-    with workspace.lease(), following(workspace.journal(), shown=not console.quiet) as progress:
-        workspace.journal().begin(comparison=name)
+    with workspace.lease(), following(workspace.coordinator.journal(), shown=not console.quiet) as progress:
+        workspace.coordinator.journal().begin(comparison=name)
         progress.doing("starting Prefect")
         with prefect_environment(workspace.root):
             from flows.comparison import compare_strategies

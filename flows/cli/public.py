@@ -53,12 +53,12 @@ def add_tables(workspace: Workspace, tables: Mapping[str, pd.DataFrame]) -> dict
     Returns:
         Site → rows.
     """
-    from fedmed.site.home import SiteHome, add_records
+    from fedmed.site.home import add_records
 
-    cohort, rows = workspace.cohort(), {}
+    cohort, rows = workspace.cohort, {}
     with tempfile.TemporaryDirectory(prefix="fedmed-") as folder:
         for site, records in tables.items():
-            home = SiteHome(workspace.home(site))
+            home = workspace.home(site)
             prepare_home(home.path)
             # In the clear for a moment, as the public files in the cache are for good.
             file = Path(folder) / f"{site}.parquet"
@@ -74,20 +74,18 @@ def sites_of(workspace: Workspace, source: Source) -> tuple[str, ...]:
     Raises:
         WorkspaceError: if the workspace is for another cohort.
     """
-    if (found := workspace.cohort().name) != source.name:
+    if (found := workspace.cohort.name) != source.name:
         raise WorkspaceError(
             f"{workspace.root}: expected a workspace of the cohort {source.name}, this one is of {found}. Make one with"
             f" `fedmed init FOLDER --cohort {source.name}`."
         )
-    return workspace.settings().federation.sites
+    return workspace.settings.federation.sites
 
 
 def complete_records(console: Console, workspace: Workspace, source: Source, mirror: str | None) -> None:
     """Fetch and add the records of a public cohort unless every hospital has records; embedded ones need nothing."""
-    from fedmed.site.home import SiteHome
-
     sites = sites_of(workspace, source)
-    if source.embedded or all(SiteHome(workspace.home(site)).records.exists() for site in sites):
+    if source.embedded or all(workspace.home(site).records.exists() for site in sites):
         return
     add_tables(workspace, fetched_tables(console, source, mirror, sites))
 
@@ -135,7 +133,7 @@ def fetch(console: Console, cohort: str, mirror: str | None) -> None:
 
     source = source_of(cohort)
     here = (console.root / "params.yaml").is_file()
-    workspace = Workspace(console.root) if here and Workspace(console.root).cohort().name == cohort else None
+    workspace = Workspace(console.root) if here and Workspace(console.root).cohort.name == cohort else None
     tables = fetched_tables(console, source, mirror, sites_of(workspace, source) if workspace else ())
     if workspace is not None and not source.embedded:
         tell_added(console, source, add_tables(workspace, tables))

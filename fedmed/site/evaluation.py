@@ -7,58 +7,51 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedmed.aggregation.statistics import column_sums, pool_statistics
+from fedmed.errors import MessageRefused
 from fedmed.evaluation.fairness import of_subgroups
 from fedmed.evaluation.kinds import KINDS, Prediction, some_rows
 from fedmed.evaluation.measurement import Measurement
 from fedmed.models.bundle import outputs, predictions
 from fedmed.models.networks import initial_weights
 from fedmed.seeds import numpy_generator, torch_generator
-from fedmed.site.home import SiteHome
+from fedmed.site.desk import Desk, Examples, SiteSession
 from fedmed.site.personal import keep_own
-from fedmed.site.session import Desk, Examples, SiteSession, open_session
+from fedmed.site.request import Request, Told
 from fedmed.training.alone import train_alone
 from fedmed.weights import Weights
-from fedmed.wire.messages import Invitation, TestReport
+from fedmed.wire.messages import SiteEvaluation
 
 
-def report(
-    home: SiteHome,
-    invitation: Invitation,
-    desk: Desk,
-    models: Mapping[str, Mapping[str, Tensor]],
-    kept: Mapping[str, Tensor],
-) -> TestReport:
+def evaluate(request: Request) -> Told:
     """Measure every model on the hospital's test rows.
 
-    Args:
-        home: the hospital.
-        invitation: names the models, the minimum cell, the number of resamples, and whether the hospital's own model
-            is trained.
-        desk: the session under the run's plan.
-        models: name → weights; `federated`, and `pooled` where there is one.
-        kept: the tensors that the hospital has of its own.
+    `federated` is the model as this hospital uses it, with its own shift of the intercept, and `global` the same
+    weights without; small cells are suppressed.
 
-    Returns:
-        The report, in which small cells are suppressed. `federated` is the model as this hospital uses it, with its
-        own shift of the intercept, and `global` the same weights without.
+    Raises:
+        MessageRefused: if the federated model is not among those to be measured.
     """
+    question, desk = request.question, request.desk
+    if "federated" not in question.models:
+        raise MessageRefused(f"{request.home.name}: expected the federated model among those to evaluate")
+    home, session = request.home, request.session
     plan, target = desk.plan, desk.plan.cohort.target
-    session, kind = open_session(home), KINDS[target.kind]
+    kind = KINDS[target.kind]
     labels = desk.examples["test"].labels.numpy()
+    models, kept = {name: request.weights(name) for name in question.models}, request.kept().personal
     says = {name: _forecast(desk, weights, desk.examples) for name, weights in models.items()}
     shared = models["federated"]
     own_part = desk.own(shared, kept)
-    keep_own(home, invitation.models["federated"].sha256, shared, own_part)
+    keep_own(home, question.models["federated"].sha256, shared, own_part)
     if own_part.shift or any(own_part.state[name] is not shared[name] for name in shared):
         says["global"] = says["federated"]
         says["federated"] = _forecast(desk, own_part.state, desk.examples, own_part.shift)
-    own = train_own(session, desk) if invitation.own else None
+    own = train_own(session, desk) if question.own else None
     if own is not None:
         says["own"] = own
-    options = {"minimum_cell": invitation.minimum_cell, "resamples": invitation.resamples, "horizon": target.horizon}
+    options = {"minimum_cell": request.minimum_cell, "resamples": question.resamples, "horizon": target.horizon}
     measured = {
         name: kind.measure(
             said, labels, **options, generator=numpy_generator(plan.training.seed, home.name, "bootstrap")
@@ -78,15 +71,15 @@ def report(
         **options,
         generator=numpy_generator(plan.training.seed, home.name, "comparison"),
     )
-    return TestReport(
-        run=invitation.run,
-        round=invitation.round,
-        sender=home.name,
-        models={name: payload.sha256 for name, payload in invitation.models.items()},
-        measurements=measured,
-        comparison=comparison,
-        curves=kind.curves(says["federated"], labels, invitation.minimum_cell, target.horizon),
-        subgroups=_subgroups(session, desk, says["federated"], invitation, tuple(measured["federated"])),
+    return Told(
+        request.reply(
+            SiteEvaluation,
+            models={name: payload.sha256 for name, payload in question.models.items()},
+            measurements=measured,
+            comparison=comparison,
+            curves=kind.curves(says["federated"], labels, request.minimum_cell, target.horizon),
+            subgroups=_subgroups(request, says["federated"], tuple(measured["federated"])),
+        )
     )
 
 
@@ -123,9 +116,10 @@ def _forecast(
 
 
 def _subgroups(
-    session: SiteSession, desk: Desk, said: Prediction, invitation: Invitation, names: tuple[str, ...]
+    request: Request, said: Prediction, names: tuple[str, ...]
 ) -> dict[str, dict[str, dict[str, Measurement]]]:
     """Declared column → category → the federated model's measurements on the test rows of that category."""
+    session, desk = request.session, request.desk
     plan, target = desk.plan, desk.plan.cohort.target
     kind, labels = KINDS[target.kind], desk.examples["test"].labels.numpy()
 
@@ -133,8 +127,8 @@ def _subgroups(
         return kind.measure(
             some_rows(said, rows),
             labels[rows],
-            minimum_cell=invitation.minimum_cell,
-            resamples=invitation.resamples,
+            minimum_cell=request.minimum_cell,
+            resamples=request.question.resamples,
             horizon=target.horizon,
             generator=numpy_generator(plan.training.seed, session.home.name, "subgroups", column),
         )
@@ -146,7 +140,7 @@ def _subgroups(
             classes=lambda rows: kind.classes(labels[rows], target.classes_count, target.horizon),
             measure=partial(measure, column),
             names=names,
-            minimum_cell=invitation.minimum_cell,
+            minimum_cell=request.minimum_cell,
         )
         for column in plan.cohort.subgroups
     }

@@ -10,14 +10,11 @@ import pandas as pd
 from torch import Tensor, nn
 
 from fedmed.data.partition import MANIFEST, Manifest, read_manifest, read_partition
-from fedmed.errors import MessageRefused
 from fedmed.models.encoding import InputStatistics, encode, labels_of
 from fedmed.models.networks import network_for
-from fedmed.models.parts import Parts, parts_of
 from fedmed.seeds import torch_generator
 from fedmed.site.home import SiteHome
-from fedmed.strategies.base import Strategy
-from fedmed.strategies.table import STRATEGIES
+from fedmed.strategies.algorithm import Algorithm
 from fedmed.training.local import Problem
 from fedmed.training.losses import Loss, LossOptions, loss_for
 from fedmed.training.personal import Personal, personalise
@@ -41,9 +38,12 @@ class Desk:
     plan: Plan
     site: str
     network: nn.Module
-    strategy: Strategy
-    parts: Parts
     examples: dict[str, Examples]
+
+    @property
+    def how(self) -> Algorithm:
+        """What the plan means in code."""
+        return self.plan.algorithm
 
     @property
     def loss(self) -> Loss:
@@ -87,27 +87,11 @@ class SiteSession:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def desk(self, plan: Plan) -> Desk:
-        """The session under a plan; encoded at the first call.
-
-        Raises:
-            MessageRefused: if the plan is for another declaration than the hospital's data, or not for this hospital.
-        """
+        """The session under a plan that the hospital's policy lets through; encoded at the first call."""
         with self._lock:
             if self._desk is None or self._desk.plan.digest != plan.digest:
-                if plan.cohort.digest != self.manifest.cohort.digest:
-                    raise MessageRefused(f"{self.home.name}: the plan is for another declaration of {plan.cohort.name}")
-                if self.home.name not in plan.participants:
-                    raise MessageRefused(f"{self.home.name}: the plan does not name this hospital")
-                self.home.admit_network(plan.network)
-                network, strategy = network_for(plan.cohort, plan.network), STRATEGIES[plan.aggregation.strategy]
-                parts = parts_of(
-                    network,
-                    personal=plan.personal.layers,
-                    frozen=plan.training.frozen,
-                    keep_normalisation=strategy.keeps_normalisation,
-                )
-                examples = self.encode(plan.statistics)
-                self._desk = Desk(plan, self.home.name, network, strategy, parts, examples)
+                network = network_for(plan.cohort, plan.network)
+                self._desk = Desk(plan, self.home.name, network, self.encode(plan.statistics))
             return self._desk
 
     def encode(self, statistics: InputStatistics) -> dict[str, Examples]:
