@@ -8,9 +8,7 @@ comparison/<name>/   a comparison of strategies, each tried in a small workspace
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from fedmed.data.cohort import Cohort, read_cohort
@@ -20,9 +18,8 @@ from fedmed.exchange.base import Exchange
 from fedmed.exchange.folder import FolderExchange
 from fedmed.files import write_json
 from fedmed.journal import Journal
+from fedmed.locks import held
 from fedmed.settings import Settings, read_settings
-
-_held: set[Path] = set()
 
 
 class Workspace:
@@ -64,27 +61,14 @@ class Workspace:
         """The exchange's folder."""
         return self.coordinator / "exchange"
 
-    @contextmanager
-    def lease(self) -> Iterator[None]:
+    def lease(self) -> AbstractContextManager[None]:
         """Hold the workspace for one run; the operating system frees it with the process. Held already here: go on.
 
         Raises:
             WorkspaceError: if another run holds it.
         """
-        if self.root in _held:
-            yield
-            return
-        self.coordinator.mkdir(parents=True, exist_ok=True)
-        with (self.coordinator / "run.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WorkspaceError(f"{self.root}: another run is going on in this workspace; wait for it") from None
-            _held.add(self.root)
-            try:
-                yield
-            finally:
-                _held.discard(self.root)
+        says = f"{self.root}: another run is going on in this workspace; wait for it"
+        return held(self.coordinator / "run.lock", says=says)
 
     def journal(self) -> Journal:
         """What the present or last run has done."""

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("fedmed", "tasks", "flows")
 
-GROUND = {"errors", "files", "seeds", "typed_yaml", "weights", "journal"}
+GROUND = {"errors", "files", "seeds", "typed_yaml", "weights", "journal", "locks"}
 MATHEMATICS = {"aggregation", "evaluation", "models", "privacy", "strategies", "training"}
 EDGES = {"data", "exchange", "lineage", "registry", "serving", "settings", "site", "coordinator", "workspace", "pooled"}
 
@@ -46,6 +46,7 @@ ONE_DOOR = {
     "prefect": ("flows/", "tasks/"),
     "click": ("flows/cli/",),
     "rich": ("flows/cli/",),
+    "filelock": ("fedmed/locks.py",),
     "matplotlib": ("fedmed/evaluation/plots.py",),
     "safetensors": ("fedmed/weights.py",),
     "cryptography": ("fedmed/data/keys.py", "fedmed/data/vault.py"),
