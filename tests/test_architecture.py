@@ -50,6 +50,7 @@ ONE_DOOR = {
     "jinja2": ("fedmed/pages.py", "fedmed/data/contract.py"),  # the contract's page is drawn by GX's own templates
     "matplotlib": ("fedmed/evaluation/plots.py",),
     "safetensors": ("fedmed/weights.py",),
+    "scipy": ("fedmed/evaluation/",),
     "cryptography": ("fedmed/data/keys.py", "fedmed/data/vault.py"),
     "pyarrow": ("fedmed/data/vault.py", "fedmed/data/tables.py"),
 }
