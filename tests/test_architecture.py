@@ -49,6 +49,7 @@ ONE_DOOR = {
     "filelock": ("fedmed/locks.py",),
     "jinja2": ("fedmed/pages.py", "fedmed/data/contract.py"),  # the contract's page is drawn by GX's own templates
     "matplotlib": ("fedmed/evaluation/plots.py",),
+    "pooch": ("fedmed/sources/fetching.py",),
     "safetensors": ("fedmed/weights.py",),
     "scipy": ("fedmed/evaluation/",),
     "cryptography": ("fedmed/data/keys.py", "fedmed/data/vault.py"),
