@@ -32,6 +32,8 @@ def test_the_wheel_holds_code_data_and_templates(tmp_path: Path) -> None:
         names = set(archive.namelist())
         for needed in (
             "fedmed/py.typed",
+            "fedmed/data/contract.html",
+            "fedmed/registry/evaluation.html",
             "fedmed/datasets/heart_disease/heart_disease.csv",
             "fedmed/datasets/heart_disease/ATTRIBUTION.md",
             "fedmed/template/params.yaml",

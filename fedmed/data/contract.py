@@ -443,47 +443,22 @@ def _strip(result: Any, answers: list[Any], rows: pd.DataFrame) -> None:
         answer.exception_info = {}
 
 
-# GX's own page fetches a dozen styles and scripts from other hosts and links to pages that are not written here.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="UTF-8">
-<title>{{ title | e }}: {{ word }}</title>
-<style>
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h5 { font-size: 1.1rem; margin: 1.5rem 0 .3rem; }
-table { border-collapse: collapse; width: 100%; table-layout: fixed; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #ddd; }
-th:first-child { width: 4rem; }
-th:last-child { width: 18rem; }
-i { font-style: normal; }
-strong, .text-danger { color: #a40000; }
-.text-success { color: #1a7f37; }
-.fa-check-circle::before { content: "✓"; }
-.fa-times::before { content: "✗"; }
-</style>
-</head>
-<body>
-<h1>{{ title | e }}: {{ word }}</h1>
-<p>{{ met }} of {{ all }} expectations are met. Counts only: no value of a patient is written here.</p>
-<ul>{% for name in failed %}<li class="text-danger">{{ name | e }}</li>{% endfor %}</ul>
-{% for section in sections %}{% set section_loop = loop %}{% include "section.j2" %}{% endfor %}
-</body>
-</html>
-"""
-
-
 def _page(cohort: Cohort, verdict: Verdict, result: Any) -> str:
-    """GX's Data Docs of a result, as one page that needs no other file and no other host."""
+    """GX's Data Docs of a result, as one page that needs no other file and no other host.
+
+    GX's own page fetches a dozen styles and scripts from other hosts and links to pages that are not written here.
+    """
     import jinja2
     from great_expectations.render.renderer.page_renderer import ValidationResultsPageRenderer
     from great_expectations.render.view.view import DefaultJinjaPageView
 
+    from fedmed.pages import TEMPLATES
+
     view: Any = DefaultJinjaPageView()
-    view.env.loader = jinja2.ChoiceLoader([jinja2.DictLoader({"contract.j2": _PAGE}), view.env.loader])
+    view.env.loader = jinja2.ChoiceLoader([TEMPLATES, view.env.loader])  # GX escapes in templates named .html
     document = ValidationResultsPageRenderer().render(result)
     document.sections = document.sections[1:]  # the first is an overview with dead links
     word = "admitted" if verdict.admitted else "quarantined"
     met = verdict.expectations - len(verdict.failed)
     facts = {"title": cohort.title or cohort.name, "word": word, "met": met, "all": verdict.expectations}
-    return str(view.render(document, template="contract.j2", failed=verdict.failed, **facts))
+    return str(view.render(document, template="data/contract.html", failed=verdict.failed, **facts))

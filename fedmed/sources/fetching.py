@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import ipaddress
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -30,10 +29,11 @@ Progress = Callable[[str, int, int | None], None]
 
 def cache_folder() -> Path:
     """Where fetched cohorts are kept: `FEDMED_DATA`, or else `fedmed` in the user's cache directory."""
-    if (chosen := os.environ.get(CACHE_VARIABLE)) is not None and chosen.strip():
+    if chosen := os.environ.get(CACHE_VARIABLE, "").strip():
         return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME", "").strip()
-    return (Path(base) if base else Path.home() / ".cache") / "fedmed"
+    import pooch
+
+    return Path(pooch.os_cache("fedmed"))
 
 
 def files_folder(source: Source, cache: Path | None = None) -> Path:
@@ -69,13 +69,20 @@ def fetch(
         A file stands in the cache whole and with its published hash, or not at all. Nothing is asked of a plain http
         address, except of this machine's own.
     """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")  # it tells of every file on the terminal
     folder = files_folder(source, cache)
     for file in source.files:
-        path = folder / file.name
-        if path.is_file() and not _mismatch(path, file):
-            continue
         address = f"{mirror.rstrip('/')}/{source.name}/{file.name}" if mirror else file.url
-        download(address, path, file, progress=progress)
+        known = f"sha256:{file.sha256}" if file.sha256 else f"md5:{file.md5}" if file.md5 else None
+        downloader = partial(_download, file=file, progress=progress)
+        try:
+            pooch.retrieve(address, known, file.name, folder, downloader=downloader)
+        except ValueError as problem:  # the hash is another
+            raise SourceMismatch(f"{address}: {problem} {_WHAT_TO_DO}") from None
+        except OSError as problem:
+            raise SourceError(f"{folder / file.name}: cannot be written: {problem.strerror or problem}") from None
     return folder
 
 
@@ -83,24 +90,6 @@ def discard(source: Source, cache: Path | None = None) -> None:
     """Remove a cohort's files from the cache."""
     for file in source.files:
         (files_folder(source, cache) / file.name).unlink(missing_ok=True)
-
-
-def download(address: str, path: Path, file: SourceFile, *, progress: Progress | None = None) -> None:
-    """Fetch one file to `path`; see :func:`fetch` for what is raised and guaranteed."""
-    with _opened(address) as answer:
-        told = answer.headers.get("Content-Length", "")
-        length = int(told) if told.isdigit() else None
-        if length is not None and length > file.at_most:
-            raise SourceMismatch(_too_long(address, file))
-        try:
-            with _beside(path) as temporary:
-                _stream(answer, temporary, address, file, length, progress)
-                if problem := _mismatch(temporary, file):
-                    raise SourceMismatch(f"{address}: {problem}. Nothing was kept. {_WHAT_TO_DO}")
-                temporary.chmod(0o644)
-                temporary.replace(path)
-        except OSError as problem:
-            raise SourceError(f"{path}: cannot be written: {problem.strerror}") from None
 
 
 _WHAT_TO_DO = (
@@ -113,16 +102,13 @@ _ELSEWHERE = (
 )
 
 
-def _stream(
-    answer: http.client.HTTPResponse,
-    temporary: Path,
-    address: str,
-    file: SourceFile,
-    length: int | None,
-    progress: Progress | None,
-) -> None:
-    come = 0
-    with temporary.open("wb") as out:
+def _download(address: str, to: str, _: object, *, file: SourceFile, progress: Progress | None) -> None:
+    """What pooch calls: bring an address into a file that lies beside its place until its hash is seen."""
+    with _opened(address) as answer, Path(to).open("wb") as out:
+        told = answer.headers.get("Content-Length", "")
+        length, come = int(told) if told.isdigit() else None, 0
+        if length is not None and length > file.at_most:
+            raise SourceMismatch(_too_long(address, file))
         while chunk := _read(answer, address):
             come += len(chunk)
             if come > file.at_most:
@@ -130,10 +116,11 @@ def _stream(
             out.write(chunk)
             if progress is not None:
                 progress(file.name, come, length)
+        if length is not None and come != length:
+            raise SourceUnreachable(f"{address}: expected {length} bytes, got {come}: broken off. {_ELSEWHERE}")
         out.flush()
         os.fsync(out.fileno())
-    if length is not None and come != length:
-        raise SourceUnreachable(f"{address}: expected {length} bytes, got {come}: broken off. {_ELSEWHERE}")
+    Path(to).chmod(0o644)  # pooch makes it for its owner only
 
 
 def _read(answer: http.client.HTTPResponse, address: str) -> bytes:
@@ -145,35 +132,6 @@ def _read(answer: http.client.HTTPResponse, address: str) -> bytes:
 
 def _too_long(address: str, file: SourceFile) -> str:
     return f"{address}: expected at most {file.at_most} bytes, and more came. Nothing was kept. {_WHAT_TO_DO}"
-
-
-def _mismatch(path: Path, file: SourceFile) -> str:
-    """What is wrong with a file's bytes; empty if nothing is, or no hash is known."""
-    for name, expected, digest in (
-        ("SHA-256", file.sha256, hashlib.sha256()),
-        ("MD5", file.md5, hashlib.md5(usedforsecurity=False)),  # the publisher's own; the content has a SHA-256
-    ):
-        if expected is None:
-            continue
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        if digest.hexdigest() != expected:
-            return f"expected {file.name} with {name} {expected}, got {digest.hexdigest()}"
-    return ""
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, gone at the end if it is still there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_address(address: str) -> None:

@@ -75,6 +75,15 @@ def test_a_file_comes_whole_and_is_not_asked_for_twice(host, tmp_path):
     assert left(tmp_path) == ["a.csv"]
 
 
+def test_a_fetched_file_is_for_everybody_and_the_terminal_is_left_alone(host, tmp_path, capfd):
+    host.says["/small/a.csv"] = (200, {}, CONTENT)
+    for known in (source(), source(sha256=None)):
+        path = fetch(known, cache=tmp_path, mirror=host.address) / "a.csv"
+        assert path.stat().st_mode & 0o777 == 0o644
+        path.unlink()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_file_that_was_changed_in_the_cache_is_fetched_again(host, tmp_path):
     host.says["/small/a.csv"] = (200, {}, CONTENT)
     path = fetch(source(), cache=tmp_path, mirror=host.address) / "a.csv"
@@ -85,12 +94,12 @@ def test_a_file_that_was_changed_in_the_cache_is_fetched_again(host, tmp_path):
 
 @pytest.mark.parametrize(
     ("known", "word"),
-    [({}, "SHA-256"), ({"sha256": None, "md5": hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()}, "MD5")],
+    [({}, "sha256"), ({"sha256": None, "md5": hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()}, "md5")],
 )
 def test_other_bytes_are_refused_and_removed(host, tmp_path, known, word):
     host.says["/small/a.csv"] = (200, {}, b"<html>Please log in</html>")
     with pytest.raises(
-        SourceMismatch, match=rf"expected a\.csv with {word} \w+, got \w+\. Nothing was kept\. .*--from PATH"
+        SourceMismatch, match=rf"\(a\.csv\) does not match .* expected {word}:\w+ but got \w+\. Deleted .*--from PATH"
     ):
         fetch(source(**known), cache=tmp_path, mirror=host.address)
     assert left(tmp_path) == []
