@@ -74,7 +74,7 @@ def categories(values: pd.Series, missing: Collection[str]) -> Cells:
 
 def arrays(values: pd.Series, column: Column) -> Cells:
     """Images and series as bytes; a series without what stands for "not measured"."""
-    cells = [None if _is_nothing(value) else as_bytes(value) for value in values]
+    cells: list[Any] = [None if _is_nothing(value) else as_bytes(value) for value in values]
     held = [place for place, cell in enumerate(cells) if is_cell(cell, column.cell_size)]
     unread = np.array([cell is not None for cell in cells], dtype=bool)
     unread[held] = False

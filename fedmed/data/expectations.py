@@ -9,6 +9,7 @@ import warnings
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from fedmed.data.rules import MEASURES, PREDICATES, Rule, Total, rules
@@ -51,17 +52,27 @@ def suite_of(name: str, named: Mapping[str, Expectation]) -> ExpectationSuite:
 
 
 def sealed(cohort: Cohort, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows as Great Expectations may see them: an image or a series cannot be shown or decoded."""
+    """The rows as Great Expectations may see them: text and numbers as they are, anything else shut."""
     shut = rows.copy(deep=False)
-    for position, name in enumerate(rows.columns):
-        if name in cohort.arrays():  # it may stand twice
-            cells = rows.iloc[:, position].astype(object)
-            shut.isetitem(position, cells.map(_Sealed, na_action="ignore").to_numpy(dtype=object))
+    for position, name in enumerate(rows.columns):  # one may stand twice
+        cells, array = rows.iloc[:, position], name in cohort.arrays()
+        if array or cells.dtype.kind == "O":
+            each = [cell if _may_be_seen(cell, array=array) else _Sealed(cell) for cell in cells]
+            shut.isetitem(position, pd.Series(each, dtype=object).to_numpy())
     return shut
 
 
+def _may_be_seen(cell: Any, *, array: bool) -> bool:
+    """Whether a cell is a plain value, which Great Expectations can hash; a picture or a series never is."""
+    if pd.api.types.is_scalar(cell) and pd.isna(cell):
+        return True
+    if isinstance(cell, int):
+        return not array and -(1 << 63) <= cell < 1 << 63
+    return not array and isinstance(cell, str | float | np.integer | np.floating | np.bool_)
+
+
 class _Sealed:
-    """The cell of an image or a series as Great Expectations sees it: an object that cannot be shown or decoded."""
+    """A cell that Great Expectations can only hand on to a predicate."""
 
     __slots__ = ("cell",)
 
@@ -79,7 +90,7 @@ def _expectation(rule: Rule | Total) -> Expectation:
     gx = _great_expectations()
     # GX puts a description into its page unescaped, and reads $ in it as a placeholder.
     says = html.escape(f"{rule.name} — {rule.says}", quote=False).replace("$", "&#36;")
-    told = {"description": says, "meta": {"name": rule.name}, "given": dict(rule.given)}
+    told: dict[str, Any] = {"description": says, "meta": {"name": rule.name}, "given": dict(rule.given)}
     made: Expectation
     if isinstance(rule, Total):
         limits = {"low": rule.low, "high": rule.high}
@@ -105,7 +116,7 @@ def _great_expectations() -> SimpleNamespace:
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports sre_constants
         from great_expectations.core.metric_domain_types import MetricDomainTypes
         from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
-        from great_expectations.expectations import ExpectColumnValuesToNotBeNull
+        from great_expectations.expectations.core import ExpectColumnValuesToNotBeNull
         from great_expectations.expectations.expectation import (
             BatchExpectation,
             ColumnAggregateExpectation,
@@ -127,15 +138,15 @@ def _great_expectations() -> SimpleNamespace:
         condition_value_keys = ("predicate", "given")
         filter_column_isnull = False  # a predicate says itself what it makes of a missing cell
 
-        @maps.column_condition_partial(engine=pandas)
+        @maps.column_condition_partial(engine=pandas)  # type: ignore[untyped-decorator]  # GX does not type it
         def _pandas(cls, column: pd.Series[Any], predicate: str, given: dict[str, Any], **_: Any) -> pd.Series[bool]:
-            return pd.Series(PREDICATES[predicate](_opened(column), **given), index=column.index)
+            return pd.Series(PREDICATES[predicate](_opened(column), **given), index=column.index, dtype=bool)
 
     class PairsMetric(maps.ColumnPairMapMetricProvider):  # type: ignore[misc]
         condition_metric_name = "column_pair_values.fedmed_rule"
         condition_value_keys = ("predicate", "given")
 
-        @maps.column_pair_condition_partial(engine=pandas)
+        @maps.column_pair_condition_partial(engine=pandas)  # type: ignore[untyped-decorator]  # as above
         def _pandas(
             cls,
             column_A: pd.Series[Any],
@@ -144,7 +155,8 @@ def _great_expectations() -> SimpleNamespace:
             given: dict[str, Any],
             **_: Any,
         ) -> pd.Series[bool]:
-            return pd.Series(PREDICATES[predicate](column_A, column_B, **given), index=column_A.index)
+            kept = PREDICATES[predicate](_opened(column_A), _opened(column_B), **given)
+            return pd.Series(kept, index=column_A.index, dtype=bool)
 
     class ColumnMetric(aggregates.ColumnAggregateMetricProvider):
         metric_name = "column.fedmed_total"
