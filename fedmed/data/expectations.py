@@ -97,7 +97,8 @@ def _expectation(rule: Rule | Total) -> Expectation:
         of = {} if rule.column is None else {"column": rule.column}
         made = (gx.ColumnTotal if of else gx.TableTotal)(measure=rule.measure, **of, **limits, **told)
         return made
-    told |= {"predicate": rule.predicate, "mostly": round(1 - rule.may_break, 12)}  # GX compares without tolerance
+    # 1 - 0.7 is a little over 0.3, and GX compares without tolerance.
+    told |= {"predicate": rule.predicate, "mostly": round(1 - rule.may_break, 12)}
     if len(rule.columns) == 2:
         made = gx.Pairs(column_A=rule.columns[0], column_B=rule.columns[1], **told)
     else:
@@ -116,7 +117,9 @@ def _great_expectations() -> SimpleNamespace:
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports sre_constants
         from great_expectations.core.metric_domain_types import MetricDomainTypes
         from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
-        from great_expectations.expectations.core import ExpectColumnValuesToNotBeNull
+        from great_expectations.expectations.core.expect_column_values_to_not_be_null import (
+            ExpectColumnValuesToNotBeNull,
+        )
         from great_expectations.expectations.expectation import (
             BatchExpectation,
             ColumnAggregateExpectation,
@@ -131,14 +134,14 @@ def _great_expectations() -> SimpleNamespace:
     # It logs tracebacks, which may hold cells; that an expectation could not be computed is in the verdict.
     logging.getLogger("great_expectations").setLevel(logging.CRITICAL + 1)
     maps: Any = map_metric_provider  # what it offers is not in its __all__
-    pandas = PandasExecutionEngine
+    engine = PandasExecutionEngine
 
     class CellsMetric(maps.ColumnMapMetricProvider):  # type: ignore[misc]
         condition_metric_name = "column_values.fedmed_rule"
         condition_value_keys = ("predicate", "given")
         filter_column_isnull = False  # a predicate says itself what it makes of a missing cell
 
-        @maps.column_condition_partial(engine=pandas)  # type: ignore[untyped-decorator]  # GX does not type it
+        @maps.column_condition_partial(engine=engine)  # type: ignore[untyped-decorator]  # GX does not type it
         def _pandas(cls, column: pd.Series[Any], predicate: str, given: dict[str, Any], **_: Any) -> pd.Series[bool]:
             return pd.Series(PREDICATES[predicate](_opened(column), **given), index=column.index, dtype=bool)
 
@@ -146,7 +149,7 @@ def _great_expectations() -> SimpleNamespace:
         condition_metric_name = "column_pair_values.fedmed_rule"
         condition_value_keys = ("predicate", "given")
 
-        @maps.column_pair_condition_partial(engine=pandas)  # type: ignore[untyped-decorator]  # as above
+        @maps.column_pair_condition_partial(engine=engine)  # type: ignore[untyped-decorator]  # as above
         def _pandas(
             cls,
             column_A: pd.Series[Any],
@@ -162,7 +165,7 @@ def _great_expectations() -> SimpleNamespace:
         metric_name = "column.fedmed_total"
         value_keys = ("measure", "given")
 
-        @aggregates.column_aggregate_value(engine=pandas)
+        @aggregates.column_aggregate_value(engine=engine)
         def _pandas(cls, column: pd.Series[Any], measure: str, given: dict[str, Any], **_: Any) -> float:
             return MEASURES[measure](_opened(column), **given)
 
@@ -170,7 +173,7 @@ def _great_expectations() -> SimpleNamespace:
         metric_name = "table.fedmed_total"
         value_keys = ("measure", "given")
 
-        @metric_value(engine=pandas)
+        @metric_value(engine=engine)
         def _pandas(cls, execution_engine: Any, metric_domain_kwargs: Any, metric_value_kwargs: Any, **_: Any) -> float:
             table, *_rest = execution_engine.get_compute_domain(metric_domain_kwargs, MetricDomainTypes.TABLE)
             return MEASURES[metric_value_kwargs["measure"]](table, **metric_value_kwargs["given"])
