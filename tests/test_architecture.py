@@ -15,7 +15,7 @@ GROUND = {"errors", "files", "seeds", "typed_yaml", "weights", "journal", "locks
 MATHEMATICS = {"aggregation", "evaluation", "models", "privacy", "strategies", "training"}
 EDGES = {"data", "exchange", "lineage", "registry", "serving", "settings", "site", "coordinator", "workspace", "pooled"}
 
-# A room of fedmed → the rooms that it may import. Ground is open to all. `data.cohort` and `data.contract` (the
+# A room of fedmed → the rooms that it may import. Ground is open to all. `data.cohort` and `data.rules` (the
 # declaration, and the row check without Great Expectations) are plain records that mathematics may read.
 MAY_IMPORT: dict[str, set[str]] = {
     "aggregation": {"data", "models", "privacy"},
@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 ONE_DOOR = {
     "mlflow": ("fedmed/registry/", "fedmed/serving/mlflow_model.py"),
-    "great_expectations": ("fedmed/data/contract.py",),
+    # What is asked, the examination, and its page.
+    "great_expectations": ("fedmed/data/expectations.py", "fedmed/data/contract.py", "fedmed/data/data_docs.py"),
     "dvc": ("fedmed/lineage.py",),
     "prefect": ("flows/", "tasks/"),
     "click": ("flows/cli/",),

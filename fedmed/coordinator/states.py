@@ -15,7 +15,6 @@ from fedmed.weights import from_bytes, sha256, to_bytes
 from fedmed.wire.messages import Payload
 from fedmed.wire.post import reference
 
-
 HELD = 2
 """States that are held in memory."""
 

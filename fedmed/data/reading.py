@@ -6,7 +6,7 @@ Structure and types are checked here; whether values are plausible is the contra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedmed.data.arrays import as_bytes, as_cell, is_cell, raw_arrays
+from fedmed.data.cells import MISSING, as_code, as_text, categories, clean, numbers
 from fedmed.data.cohort import PATIENT, Cohort, Column, Target
 from fedmed.data.long_form import series_of
 from fedmed.data.tables import parse_csv, read_table
 from fedmed.errors import RecordsError
 
-MISSING = frozenset({"", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"})
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
 
@@ -179,12 +178,12 @@ def _plain(values: pd.Series, name: str) -> np.ndarray:
     """Numbers as float64 `(rows,)`; those of a Parquet file are numbers already."""
     if values.dtype.kind in "iuf":
         return values.to_numpy(dtype=np.float64)
-    return _numbers(values.astype(object), name, whole=False, codes=()).to_numpy()
+    return _numbers(values.astype(object), name).to_numpy()
 
 
 def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
     if cohort.site_column in table.columns:
-        foreign = int((table[cohort.site_column].map(_text) != site).sum())
+        foreign = int((table[cohort.site_column].map(as_text) != site).sum())
         if foreign:
             raise RecordsError(
                 f"{site}: in {foreign} of {len(table)} rows, column {cohort.site_column} is empty or names another"
@@ -201,7 +200,7 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
     if cohort.patient_id is None:
         identity = pd.Series(["\x1f".join(map(_identity, row)) for row in frame.itertuples(index=False)])
     else:
-        identity = table[cohort.patient_id].map(_text)
+        identity = table[cohort.patient_id].map(as_text)
         if (unnamed := int(identity.isin(MISSING).sum())) > 0:
             raise RecordsError(f"{site}: {cohort.patient_id} is missing in {unnamed} of {len(table)} rows")
     # Not keyed: the split is ordered by it and must be the same wherever the same rows are split. It stays encrypted.
@@ -213,94 +212,62 @@ def _clean(table: pd.DataFrame, cohort: Cohort, site: str) -> pd.DataFrame:
 
 def _raw_target(values: pd.Series, target: Target, name: str) -> pd.Series:
     if target.classes is not None:
-        return _categories(values, MISSING - target.classes.keys())
-    return _numbers(values, name, whole=False, codes=())
+        return categories(values, MISSING - target.classes.keys()).values
+    return _numbers(values, name)
 
 
 def _identity(value: Any) -> str:
-    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else _text(value)
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else as_text(value)
 
 
 def _column(values: pd.Series, column: Column, name: str) -> pd.Series:
+    cells, unread = clean(values, column)
     if column.cell_size:
-        return _cells(values, column, name)
+        return _of_size(cells, unread, column, name)
     if column.type == "category":
-        return _categories(values, {as_code(code) for code in column.missing_codes} | MISSING)
-    numeric = [float(code) for code in column.missing_codes if isinstance(code, float | int)]
-    words = [code for code in column.missing_codes if isinstance(code, str)]
-    values = values.mask(values.map(_text).isin(words))
-    return _numbers(values, name, whole=column.type == "integer", codes=numeric)
+        return cells
+    return _finite(cells, unread, name, whole=column.type == "integer")
 
 
-def _categories(values: pd.Series, missing: Collection[str]) -> pd.Series:
-    codes = [as_code(value) for value in values]
-    return pd.Series([None if code in missing else code for code in codes], dtype=object)
+def _numbers(values: pd.Series, name: str) -> pd.Series:
+    return _finite(*numbers(values), name)
 
 
-def _cells(values: pd.Series, column: Column, name: str) -> pd.Series:
-    """Images and series as bytes, None where there is none; a series without what stands for "not measured"."""
-    absent = [not isinstance(value, bytes) and _text(value) in MISSING for value in values]
-    cells = [None if none else as_bytes(value) for value, none in zip(values, absent, strict=True)]
-    wrong = pd.Series([cell is not None and not is_cell(cell, column.cell_size) for cell in cells], dtype=bool)
+def _of_size(cells: pd.Series, wrong: np.ndarray, column: Column, name: str) -> pd.Series:
     if wrong.any():
         shape = " × ".join(map(str, column.array_shape))
         raise RecordsError(
             f"column {name}: expected the {column.cell_size} bytes of {shape} in every cell, but {int(wrong.sum())} of"
             f" {len(cells)} have not (first in row {_first(wrong)})"
         )
-    if column.type == "series":
-        held = [place for place, none in enumerate(absent) if not none]
-        arrays = raw_arrays([cell for cell in cells if cell is not None], column, name).copy()
-        for number, channel in enumerate((column.channels or {}).values()):
-            steps = arrays[..., number]
-            steps[np.isnan(steps) | np.isin(steps, np.array(channel.missing_codes, dtype=steps.dtype))] = np.nan
-        for place, array in zip(held, arrays, strict=True):
-            cells[place] = as_cell(array, column)
-    return pd.Series(cells, dtype=object)
+    return cells
 
 
-def _numbers(values: pd.Series, name: str, *, whole: bool, codes: Iterable[float]) -> pd.Series:
-    texts = values.map(_text)
-    missing = texts.isin(MISSING)
-    # pd.to_numeric would read "0x1F" or "1_000" and drop "٣"; the pattern admits plain decimal numbers only.
-    plain = texts.str.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?").astype(bool)
-    wrong = ~missing & ~plain
+def _finite(cells: pd.Series, wrong: np.ndarray, name: str, *, whole: bool = False) -> pd.Series:
     if wrong.any():
-        comma = bool(texts[wrong].str.fullmatch(r"[+-]?\d+,\d+").all())
-        hint = " Is the decimal mark a comma? Export with a point." if comma else ""
+        texts = cells[wrong].map(as_text)
+        hint = " Is the decimal mark a comma? Export with a point." if _all_with_comma(texts) else ""
         raise RecordsError(
-            f"column {name}: expected numbers, but {int(wrong.sum())} of {len(values)} cells are none"
+            f"column {name}: expected numbers, but {int(wrong.sum())} of {len(cells)} cells are none"
             f" (first in row {_first(wrong)}).{hint}"
         )
-    numbers = pd.to_numeric(texts.where(~missing, None), errors="coerce").astype("float64").reset_index(drop=True)
-    infinite = pd.Series(np.isinf(numbers.to_numpy()))
+    infinite = np.isinf(cells.to_numpy())
     if infinite.any():
         raise RecordsError(
             f"column {name}: {int(infinite.sum())} numbers are too large to hold (first in row {_first(infinite)})"
         )
-    fractional = numbers.notna() & (numbers != numbers.round())
+    fractional = (cells.notna() & (cells != cells.round())).to_numpy()
     if whole and fractional.any():
         raise RecordsError(
             f"column {name}: expected whole numbers, but {int(fractional.sum())} are not"
             f" (first in row {_first(fractional)})"
         )
-    return numbers.mask(numbers.isin(list(codes)))
+    return cells
 
 
-def _first(flags: pd.Series) -> int:
-    return int(np.flatnonzero(flags.to_numpy())[0]) + 1
+def _all_with_comma(texts: pd.Series) -> bool:
+    return bool(texts.str.fullmatch(r"[+-]?\d+,\d+").all())
 
 
-def _text(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    return str(value).strip()
-
-
-def as_code(value: Any) -> str:
-    """A category's code as text: 1, 1.0 and "1.0" are the same code."""
-    text = _text(value)
-    whole, point, zeros = text.partition(".")
-    return whole if point and whole.lstrip("+-").isdigit() and set(zeros) <= {"0"} else text
+def _first(flags: np.ndarray) -> int:
+    return int(np.flatnonzero(flags)[0]) + 1

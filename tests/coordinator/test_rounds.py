@@ -13,12 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from fedmed.aggregation.codec import encode_update
-from fedmed.aggregation.grid import FixedPoint
-from fedmed.aggregation.statistics import column_sums
-from fedmed.coordinator.admission import Admissions
-from fedmed.coordinator.plan import invite_to_statistics, make_plan, post_memory, run_id
 from fedmed.coordinator.rounds import (
     RoundRecord,
     SiteRound,
@@ -33,6 +27,12 @@ from fedmed.coordinator.rounds import (
     turns_of,
     weights_of,
 )
+
+from fedmed.aggregation.codec import encode_update
+from fedmed.aggregation.grid import FixedPoint
+from fedmed.aggregation.statistics import column_sums
+from fedmed.coordinator.admission import Admissions
+from fedmed.coordinator.plan import invite_to_statistics, make_plan, post_memory, run_id
 from fedmed.coordinator.start import check_start
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.partition import read_manifest, read_partition

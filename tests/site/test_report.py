@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fedmed.site.session import open_session
 
 from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, Column, Minimum, Target
@@ -23,7 +24,6 @@ from fedmed.models.networks import NetworkOptions, initial_weights, network_for
 from fedmed.seeds import torch_generator
 from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, add_records, partition_records
-from fedmed.site.session import open_session
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training import alone
 from fedmed.training.alone import train_alone

@@ -14,31 +14,34 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from plain import agents
 from torch import Tensor, nn
 
 from fedmed.coordinator.admission import Admissions
-from fedmed.coordinator.plan import invite_to_statistics, make_plan, run_id
-from fedmed.coordinator.rounds import aggregate_round, invite, invite_to_train, model_of, rounds_of, weights_of
+from fedmed.coordinator.asking import ask_all
+from fedmed.coordinator.home import CoordinatorHome
+from fedmed.coordinator.plan import ask_for_statistics, make_plan, run_id
+from fedmed.coordinator.training import keep_plan, rounds_of
 from fedmed.data.arrays import as_cell
 from fedmed.data.cohort import Cohort
 from fedmed.data.split import SplitOptions
 from fedmed.errors import FedMedError
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.exchange.messages import Admission, Invitation
 from fedmed.settings import Settings
-from fedmed.site.answers import answer
+from fedmed.site.desk import open_session
 from fedmed.site.home import SiteHome, add_records, partition_records
-from fedmed.site.memory import last_turn
-from fedmed.site.session import open_session
+from fedmed.strategies.base import unpack
 from fedmed.strategies.robust import COMBINE
 from fedmed.strategies.table import STRATEGIES
-from fedmed.weights import to_bytes
+from fedmed.weights import from_bytes, layouts_in, to_bytes
+from fedmed.wire.messages import Admission, Statistics
 
 torch.set_num_threads(1)  # as in tasks.site
 
@@ -58,7 +61,6 @@ def settings_from(changes: Mapping[str, Any]) -> Settings:
 
     The sections are `network`, `training`, `aggregation` and `personal`, whatever `params.yaml` calls them.
     """
-    called = {"network": "model"}
     content: dict[str, Any] = {
         "cohort": "cohort.yaml",
         "federation": {"sites": list(SITES)},
@@ -66,8 +68,7 @@ def settings_from(changes: Mapping[str, Any]) -> Settings:
         "aggregation": {"trim": 0.34, "buffer": 3},  # one at either end, of five hospitals and of a buffer of three
     }
     for name, keys in changes.items():
-        section = called.get(name, name)
-        content[section] = {**content.get(section, {}), **keys}
+        content[name] = {**content.get(name, {}), **keys}
     return Settings.model_validate(content)
 
 
@@ -88,12 +89,7 @@ def final_weights(homes: Mapping[str, SiteHome], settings: Settings, cohort: Coh
         FedMedError: if these parameters do not go together.
     """
     exchange = MemoryExchange()
-
-    def ask(invitations: list[Invitation]) -> None:
-        for invitation in invitations:
-            exchange.post(invitation)
-            answer(homes[invitation.recipient], invitation, exchange)
-
+    call = agents(homes, exchange)
     sessions = {site: open_session(home) for site, home in homes.items()}
     admissions = Admissions(
         validation="validation-1",
@@ -101,6 +97,8 @@ def final_weights(homes: Mapping[str, SiteHome], settings: Settings, cohort: Coh
             site: Admission(
                 run="validation-1",
                 sender=site,
+                purpose="validate",
+                question="0" * 64,
                 admitted=True,
                 failed=(),
                 expectations=1,
@@ -110,21 +108,27 @@ def final_weights(homes: Mapping[str, SiteHome], settings: Settings, cohort: Coh
             for site, session in sessions.items()
         },
     )
-    run, cell = run_id(settings, cohort, admissions), settings.privacy.minimum_cell
-    ask(invite_to_statistics(run, admissions, settings))
-    plan = make_plan(run, settings, cohort, admissions, admissions.admitted, exchange)
-    for number in range(1, rounds_of(plan) + 1):
-        invitations = invite_to_train(plan, number, cell, exchange)
-        ask(invitations)
-        model, refused = aggregate_round(plan, number, [each.recipient for each in invitations], exchange)
-        if refused:
-            raise AssertionError(refused)
-        ask(invite(plan, number, "evaluate", {"federated": model.payload}, cell))
-    final = dict(weights_of(plan, model_of(run, rounds_of(plan), exchange).payload, exchange))
-    for site, home in homes.items():
-        for name, tensor in last_turn(home, exchange, run, rounds_of(plan)).personal.items():
-            final[f"{site}/{name}"] = tensor
-    return final
+    with tempfile.TemporaryDirectory() as folder:
+        home = CoordinatorHome(Path(folder))
+        # The hospitals' outboxes remember what was asked before: another attempt is asked anew.
+        name, attempt = run_id(settings, cohort, admissions), next(ATTEMPTS)
+        asked = ask_all(exchange, call, ask_for_statistics(name, admissions, settings, attempt), Statistics)
+        plan, begin = make_plan(name, attempt, settings, cohort, admissions, asked, exchange)
+        run = keep_plan(home, plan, begin, settings.privacy.minimum_cell)
+        for record in rounds_of(run, exchange, call):
+            if refused := {site: entry.refused for site, entry in record.sites.items() if entry.refused}:
+                raise AssertionError(refused)
+        last = plan.algorithm.rounds
+        final = dict(run.states[last].weights)
+        for site, home_ in homes.items():
+            counted = {entry.payload: entry for entry in home_.outbox.of_run(name)}[run.states.counted(site, last)]
+            data = home_.outbox.said(counted).kept
+            for key, tensor in unpack(from_bytes(data, layouts_in(data)), "personal").items():
+                final[f"{site}/{key}"] = tensor
+        return final
+
+
+ATTEMPTS = count(1)
 
 
 # The cohorts, and the hospitals' rows.
