@@ -121,7 +121,9 @@ def final_weights(homes: Mapping[str, SiteHome], settings: Settings, cohort: Coh
         last = plan.algorithm.rounds
         final = dict(run.states[last].weights)
         for site, home_ in homes.items():
-            counted = {entry.payload: entry for entry in home_.outbox.of_run(name)}[run.states.counted(site, last)]
+            if not (update := run.states.counted(site, last)):
+                continue
+            counted = {entry.payload: entry for entry in home_.outbox.of_run(name)}[update]
             data = home_.outbox.said(counted).kept
             for key, tensor in unpack(from_bytes(data, layouts_in(data)), "personal").items():
                 final[f"{site}/{key}"] = tensor
