@@ -94,11 +94,14 @@ def federate(
 
 def _train(how: Algorithm, states: MutableMapping[int, State], runner: Runner, number: int, quorum: int) -> None:
     """Everything of a round up to its new state: the stages' questions, training, the sum."""
-    turns, refused, told = list(how.turns(number)), {}, {}
+    turns = list(how.turns(number))
+    refused: dict[str, str] = {}
+    told: dict[str, dict[str, bytes]] = {}
     enough = min(quorum, len(turns))
     for about, _ in how.asks("before"):
         told[about], silent = _stage(runner, number, turns, about, told)
-        turns, refused = [turn for turn in turns if turn.site in told[about]], {**refused, **silent}
+        turns = [turn for turn in turns if turn.site in told[about]]
+        refused |= silent
         check_quorum([turn.site for turn in turns], enough, f"round {number} ({about}) was answered by", refused)
 
     def parts() -> Iterable[Part]:
