@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from fedmed.aggregation.codec import encode_update
 from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, Column, Target
-from fedmed.data.reading import read_embedded
 from fedmed.models.bundle import outputs
 from fedmed.models.networks import NetworkOptions, build_network
 from fedmed.models.parts import Parts, parts_of
+from fedmed.sources.reading import read_embedded
 from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy, by_rows
 from fedmed.strategies.options import AggregationOptions, StrategyName
 from fedmed.strategies.server import aggregate

@@ -18,13 +18,13 @@ from folds import Divided, Rows, folds
 from in_memory import Recipe, joined, last_round, problems_of, scores, statistics_of
 
 from fedmed.data.cohort import TARGET, Cohort, read_cohort
-from fedmed.data.reading import read_records
 from fedmed.evaluation.measurement import Measurement, bootstrap
 from fedmed.evaluation.survival import c_index, c_index_over
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import NetworkOptions
+from fedmed.public.preparing import prepare
 from fedmed.seeds import numpy_generator
-from fedmed.sources.preparing import prepare
+from fedmed.sources.reading import read_records
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import Problem, TrainingOptions
 

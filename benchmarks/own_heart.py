@@ -19,11 +19,11 @@ from folds import Divided, Rows, folds
 from in_memory import Recipe, Round, last_round, problems_of, scores, statistics_of
 
 from fedmed.data.cohort import TARGET, Cohort, read_cohort
-from fedmed.data.reading import read_embedded
 from fedmed.evaluation.measurement import Measurement, bootstrap, share
 from fedmed.evaluation.metrics import METRICS, accuracy, log_loss
 from fedmed.models.networks import NetworkOptions
 from fedmed.seeds import numpy_generator, torch_generator
+from fedmed.sources.reading import read_embedded
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss as loss_of_outputs

@@ -23,9 +23,9 @@ import torch
 from plain import one_round, prepare, size_of
 
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_embedded
 from fedmed.exchange.folder import FolderExchange
 from fedmed.site.home import SiteHome
+from fedmed.sources.reading import read_embedded
 from fedmed.workspace import Workspace
 from flows.environment import prefect_environment
 

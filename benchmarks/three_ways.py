@@ -17,11 +17,11 @@ import pandas as pd
 from in_memory import Chosen, Recipe, chosen_round, joined, mean_over, problems_of, scores, statistics_of
 
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_records
 from fedmed.data.split import SPLITS, SplitOptions, split
 from fedmed.evaluation.metrics import auroc
 from fedmed.models.networks import NetworkOptions
-from fedmed.sources.preparing import prepare
+from fedmed.public.preparing import prepare
+from fedmed.sources.reading import read_records
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
 

@@ -22,8 +22,8 @@ from fedmed.coordinator.training import Run, kept_run, rounds_of
 from fedmed.engine.loop import check_quorum
 from fedmed.errors import FedMedError, SettingsError, WorkspaceError
 from fedmed.lineage import STAGES
-from fedmed.sources.public import is_public
-from fedmed.sources.records import SOURCES
+from fedmed.public.declared import is_public
+from fedmed.public.records import PUBLIC_COHORTS
 from fedmed.wire.post import put_payload
 from fedmed.workspace import Workspace
 from flows.asking import SITES, ask, tasks_of_sites
@@ -93,7 +93,7 @@ def check_pooling(place: Workspace) -> None:
     if place.settings.evaluation.pooled and not is_public(place.cohort):
         raise SettingsError(
             "parameters: evaluation.pooled trains on all hospitals' rows in one place, which is for the public cohorts"
-            f" only ({', '.join(SOURCES)}), declared as FedMed declares them; set it to false"
+            f" only ({', '.join(PUBLIC_COHORTS)}), declared as FedMed declares them; set it to false"
         )
 
 

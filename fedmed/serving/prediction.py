@@ -84,7 +84,7 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None
 def as_declared(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     """The cohort's columns, cleaned, on a fresh index; nothing where a value is missing as declared, or its column out.
 
-    Rows that :mod:`fedmed.data.reading` has cleaned come out as they are. A cell that cannot be read stays, for the
+    Rows that :mod:`fedmed.sources.reading` has cleaned come out as they are. A cell that cannot be read stays, for the
     rules to refuse.
 
     Raises:

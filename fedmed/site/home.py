@@ -13,12 +13,12 @@ from fedmed import typed_yaml
 from fedmed.data.cohort import Cohort
 from fedmed.data.keys import provider_for
 from fedmed.data.partition import PartitionReceipt, write_partition
-from fedmed.data.reading import read_embedded, read_records
 from fedmed.data.split import SplitOptions
 from fedmed.data.vault import Vault
 from fedmed.errors import RecordsError, SettingsError
 from fedmed.privacy.cells import LOWEST_MINIMUM
 from fedmed.site.outbox import Outbox, outbox_at
+from fedmed.sources.reading import read_embedded, read_records
 from fedmed.typed_yaml import Record
 
 

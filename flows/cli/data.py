@@ -28,7 +28,7 @@ def init(console: Console, folder: Path, cohort: str) -> None:
     params.yaml (cohort, federation.sites) and add each hospital's records with `fedmed data add`. Files that are there
     already are left alone.
     """
-    from fedmed.sources.records import SOURCES
+    from fedmed.public.records import PUBLIC_COHORTS
 
     written = make_workspace(folder, cohort)
     document = {"workspace": str(folder.resolve()), "written": written}
@@ -36,7 +36,7 @@ def init(console: Console, folder: Path, cohort: str) -> None:
         document, f"{folder.resolve()}: " + (f"wrote {', '.join(written)}" if written else "nothing to write")
     )
     enter = f"cd {folder} && " if str(folder) != "." else ""
-    fetch_first = "" if SOURCES[cohort].embedded else f"fedmed data fetch {cohort} && "
+    fetch_first = "" if PUBLIC_COHORTS[cohort].embedded else f"fedmed data fetch {cohort} && "
     console.say(f"Next: {enter}{fetch_first}fedmed run")
 
 
@@ -85,15 +85,15 @@ def add(console: Console, site: str | None, copy: Path | None, what: tuple[str, 
 
 
 def _add_public(console: Console, what: tuple[str, ...], copy: Path | None) -> None:
-    from fedmed.sources.fetching import files_folder
-    from fedmed.sources.preparing import prepare
-    from fedmed.sources.records import SOURCES
+    from fedmed.public.fetching import files_folder
+    from fedmed.public.preparing import prepare
+    from fedmed.public.records import PUBLIC_COHORTS
 
-    if len(what) > 1 or what[0] not in SOURCES:
+    if len(what) > 1 or what[0] not in PUBLIC_COHORTS:
         raise click.UsageError(
-            f"expected one public cohort ({', '.join(SOURCES)}), or --site NAME before a hospital's own files"
+            f"expected one public cohort ({', '.join(PUBLIC_COHORTS)}), or --site NAME before a hospital's own files"
         )
-    workspace, source = console.open(), SOURCES[what[0]]
+    workspace, source = console.open(), PUBLIC_COHORTS[what[0]]
     sites = public.sites_of(workspace, source)
     folder = files_folder(source) if copy is None else copy if copy.is_dir() else copy.parent
     public.tell_added(console, source, public.add_tables(workspace, prepare(source.name, folder, sites)))

@@ -37,9 +37,9 @@ def predict(console: Console, site: str, version: str, output: Path | None, rows
     with 9, having written all others. The rows and the predictions stay at the hospital.
     """
     from fedmed import registry
-    from fedmed.data.reading import read_rows
     from fedmed.serving.prediction import predict as score
     from fedmed.site.personal import own_of
+    from fedmed.sources.reading import read_rows
 
     workspace = console.open()
     home = workspace.home(site)

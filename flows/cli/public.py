@@ -16,7 +16,7 @@ from flows.cli.workspaces import prepare_home
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedmed.sources.records import Source
+    from fedmed.public.records import PublicCohort
     from fedmed.workspace import Workspace
 
 MIRROR = click.option(
@@ -29,11 +29,11 @@ MIRROR = click.option(
 
 
 def fetched_tables(
-    console: Console, source: Source, mirror: str | None, sites: tuple[str, ...]
+    console: Console, source: PublicCohort, mirror: str | None, sites: tuple[str, ...]
 ) -> dict[str, pd.DataFrame]:
     """The tables of a public cohort's hospitals; files that are not in the cache are fetched, with a progress bar."""
-    from fedmed.sources.fetching import files_folder
-    from fedmed.sources.preparing import obtain
+    from fedmed.public.fetching import files_folder
+    from fedmed.public.preparing import obtain
     from flows.cli.progress import downloading
 
     console.say(f"{source.title}\n  licence   {source.licence} ({source.licence_url})\n  cite      {source.citation}")
@@ -68,7 +68,7 @@ def add_tables(workspace: Workspace, tables: Mapping[str, pd.DataFrame]) -> dict
     return rows
 
 
-def sites_of(workspace: Workspace, source: Source) -> tuple[str, ...]:
+def sites_of(workspace: Workspace, source: PublicCohort) -> tuple[str, ...]:
     """The hospitals of a workspace for this cohort.
 
     Raises:
@@ -82,7 +82,7 @@ def sites_of(workspace: Workspace, source: Source) -> tuple[str, ...]:
     return workspace.settings.federation.sites
 
 
-def complete_records(console: Console, workspace: Workspace, source: Source, mirror: str | None) -> None:
+def complete_records(console: Console, workspace: Workspace, source: PublicCohort, mirror: str | None) -> None:
     """Fetch and add the records of a public cohort unless every hospital has records; embedded ones need nothing."""
     sites = sites_of(workspace, source)
     if source.embedded or all(workspace.home(site).records.exists() for site in sites):
@@ -90,7 +90,7 @@ def complete_records(console: Console, workspace: Workspace, source: Source, mir
     add_tables(workspace, fetched_tables(console, source, mirror, sites))
 
 
-def tell_added(console: Console, source: Source, rows: Mapping[str, int]) -> None:
+def tell_added(console: Console, source: PublicCohort, rows: Mapping[str, int]) -> None:
     """Say what was added to which vault."""
     text = table(("hospital", "rows, encrypted"), list(rows.items()))
     console.result({"cohort": source.name, "rows": dict(rows)}, text)
@@ -101,12 +101,12 @@ def tell_added(console: Console, source: Source, rows: Mapping[str, int]) -> Non
 @click.pass_obj
 def list_cohorts(console: Console) -> None:
     """List the public cohorts: licence, hospitals, rows, and whether they have been fetched."""
-    from fedmed.sources.fetching import is_fetched
-    from fedmed.sources.records import SOURCES
+    from fedmed.public.fetching import is_fetched
+    from fedmed.public.records import PUBLIC_COHORTS
 
     document: list[dict[str, object]] = []
     rows: list[tuple[object, ...]] = []
-    for source in SOURCES.values():
+    for source in PUBLIC_COHORTS.values():
         here = "ships with FedMed" if source.embedded else "fetched" if is_fetched(source) else "not fetched"
         rows.append((source.name, source.licence.partition(" (")[0], len(source.sites), f"{source.rows:,}", here))
         told = source.model_dump(
@@ -127,11 +127,11 @@ def fetch(console: Console, cohort: str, mirror: str | None) -> None:
     The files are kept in FEDMED_DATA, or else in the user's cache directory. In a workspace of this cohort, each
     hospital's records are added to its vault at once; elsewhere, `fedmed data add COHORT` does that later.
     """
-    from fedmed.sources.fetching import files_folder
-    from fedmed.sources.records import source_of
+    from fedmed.public.fetching import files_folder
+    from fedmed.public.records import public_cohort
     from fedmed.workspace import Workspace
 
-    source = source_of(cohort)
+    source = public_cohort(cohort)
     here = (console.root / "params.yaml").is_file()
     workspace = Workspace(console.root) if here and Workspace(console.root).cohort.name == cohort else None
     tables = fetched_tables(console, source, mirror, sites_of(workspace, source) if workspace else ())

@@ -56,9 +56,9 @@ def run(console: Console, *, force: bool, cohort: str | None, mirror: str | None
 
 def _on(console: Console, cohort: str, mirror: str | None) -> Console:
     """The console on the workspace of a public cohort, which has its records now."""
-    from fedmed.sources.records import source_of
+    from fedmed.public.records import public_cohort
 
-    source = source_of(cohort)
+    source = public_cohort(cohort)
     folder, written = workspace_of(console.root, cohort)
     if written:
         console.say(f"{folder}: a workspace for {cohort}")

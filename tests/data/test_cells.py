@@ -13,9 +13,9 @@ import pytest
 from fedmed.data.arrays import as_cell
 from fedmed.data.cells import as_code, as_text, clean
 from fedmed.data.cohort import Cohort, Column
-from fedmed.data.reading import read_rows
 from fedmed.data.rules import rows_outside
 from fedmed.serving.prediction import as_declared
+from fedmed.sources.reading import read_rows
 
 AGE = Column(type="integer", range=(0, 120), missing="impute", missing_codes=(-9, "unknown"))
 SEX = Column(type="category", categories={"0": "", "1": ""}, missing="impute", missing_codes=(9,))

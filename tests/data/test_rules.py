@@ -132,14 +132,14 @@ import torch
 from fedmed.data.cohort import read_cohort
 from fedmed.models.bundle import ModelBundle, ModelDescription
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions, network_for
+from fedmed.models.networks import NetworkOptions, network_for
 from fedmed.serving.prediction import example, predict
 from fedmed.weights import sha256, to_bytes
 cohort = read_cohort(Path(sys.argv[1]) / "cohorts" / "heart_disease.yaml")
-weights = {name: torch.zeros_like(each) for name, each in network_for(cohort, ModelOptions()).named_parameters()}
+weights = {name: torch.zeros_like(each) for name, each in network_for(cohort, NetworkOptions()).named_parameters()}
 names = cohort.numbers()
 statistics = InputStatistics(mean=dict.fromkeys(names, 0.0), deviation=dict.fromkeys(names, 1.0))
-options = {"cohort": cohort, "network": ModelOptions(), "statistics": statistics}
+options = {"cohort": cohort, "network": NetworkOptions(), "statistics": statistics}
 bundle = ModelBundle(ModelDescription(**options, run="r", round=1, weights=sha256(to_bytes(weights))), weights)
 answers = predict(bundle, example(cohort).assign(age=7.0))
 print(answers["reason"][0], predict(bundle, example(cohort))["probability"][0])

@@ -13,12 +13,12 @@ import torch
 
 from fedmed.data.arrays import as_cell
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_rows
 from fedmed.errors import RecordsError
 from fedmed.models.bundle import ModelBundle, ModelDescription
 from fedmed.models.encoding import InputStatistics, scale_range, scaled_inputs
 from fedmed.models.networks import NetworkOptions, network_for
 from fedmed.serving.prediction import as_declared, example, predict
+from fedmed.sources.reading import read_rows
 from fedmed.weights import sha256, to_bytes
 
 COHORT = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")

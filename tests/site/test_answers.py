@@ -17,7 +17,6 @@ from fedmed.aggregation.codec import encode_update
 from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.partition import read_manifest, read_partition
-from fedmed.data.reading import read_embedded
 from fedmed.data.split import SplitOptions
 from fedmed.errors import MessageMissing, MessageRefused, PartitionDamaged, SiteFailed
 from fedmed.exchange.base import fetch, reference
@@ -28,6 +27,7 @@ from fedmed.site import session
 from fedmed.site.answers import ANSWER_TOPICS, answer
 from fedmed.site.home import SiteHome, add_records, partition_records
 from fedmed.site.log import kept_at_home
+from fedmed.sources.reading import read_embedded
 from fedmed.strategies.base import Fitted, Sent
 from fedmed.strategies.client import order_of
 from fedmed.strategies.options import AggregationOptions

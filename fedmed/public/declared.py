@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.sources.records import SOURCES
+from fedmed.public.records import PUBLIC_COHORTS
 
 
 def is_public(cohort: Cohort) -> bool:
@@ -19,7 +19,7 @@ def is_public(cohort: Cohort) -> bool:
     ... }))
     False
     """
-    if cohort.name not in SOURCES:
+    if cohort.name not in PUBLIC_COHORTS:
         return False
     declaration = resources.files("fedmed.template").joinpath("cohorts", f"{cohort.name}.yaml")
     with resources.as_file(declaration) as path:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from fedmed import __version__
 from fedmed.errors import SourceError, SourceMismatch, SourceUnreachable
-from fedmed.sources.records import Source, SourceFile
+from fedmed.public.records import PublicCohort, SourceFile
 
 CACHE_VARIABLE = "FEDMED_DATA"
 MIRROR_VARIABLE = "FEDMED_SOURCE_MIRROR"
@@ -36,18 +36,18 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("fedmed"))
 
 
-def files_folder(source: Source, cache: Path | None = None) -> Path:
+def files_folder(source: PublicCohort, cache: Path | None = None) -> Path:
     """The folder of one cohort's files in the cache."""
     return (cache or cache_folder()) / source.name
 
 
-def is_fetched(source: Source, cache: Path | None = None) -> bool:
+def is_fetched(source: PublicCohort, cache: Path | None = None) -> bool:
     """Whether every file of the cohort is in the cache; true of a table that ships with FedMed."""
     return all((files_folder(source, cache) / file.name).is_file() for file in source.files)
 
 
 def fetch(
-    source: Source, *, cache: Path | None = None, mirror: str | None = None, progress: Progress | None = None
+    source: PublicCohort, *, cache: Path | None = None, mirror: str | None = None, progress: Progress | None = None
 ) -> Path:
     """Bring the files of a cohort into the cache; a file that is there with the right hash is not fetched again.
 
@@ -86,7 +86,7 @@ def fetch(
     return folder
 
 
-def discard(source: Source, cache: Path | None = None) -> None:
+def discard(source: PublicCohort, cache: Path | None = None) -> None:
     """Remove a cohort's files from the cache."""
     for file in source.files:
         (files_folder(source, cache) / file.name).unlink(missing_ok=True)

@@ -12,5 +12,5 @@ SITE = "centre"
 
 def read(folder: Path) -> pd.DataFrame:
     """All rows with the column `centre`; the folder is not looked at."""
-    with resources.as_file(resources.files("fedmed.datasets.heart_disease").joinpath("heart_disease.csv")) as path:
+    with resources.as_file(resources.files("fedmed.public.tables.heart_disease").joinpath("heart_disease.csv")) as path:
         return pd.read_csv(path)

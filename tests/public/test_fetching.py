@@ -13,9 +13,9 @@ import pytest
 from public_data import real_files
 
 from fedmed.errors import SourceError, SourceMismatch, SourceUnreachable
-from fedmed.sources.fetching import cache_folder, check_address, discard, fetch, files_folder, is_fetched
-from fedmed.sources.preparing import obtain
-from fedmed.sources.records import SOURCES, Source, SourceFile
+from fedmed.public.fetching import cache_folder, check_address, discard, fetch, files_folder, is_fetched
+from fedmed.public.preparing import obtain
+from fedmed.public.records import PUBLIC_COHORTS, PublicCohort, SourceFile
 
 CONTENT = b"pid,age\n" + b"x" * 1000
 
@@ -52,10 +52,10 @@ def host() -> Iterator[Host]:
         server.shutdown()
 
 
-def source(**file: object) -> Source:
+def source(**file: object) -> PublicCohort:
     known = {"sha256": hashlib.sha256(CONTENT).hexdigest(), **file}
     one = SourceFile(name="a.csv", url="https://example.org/a.csv", basis="made here", **known)
-    return SOURCES["tcga_brca"].model_copy(update={"name": "small", "files": (one,)})
+    return PUBLIC_COHORTS["tcga_brca"].model_copy(update={"name": "small", "files": (one,)})
 
 
 def left(cache: Path) -> list[str]:
@@ -168,13 +168,13 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "here"
     monkeypatch.delenv("FEDMED_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert files_folder(SOURCES["tcga_brca"]) == tmp_path / "fedmed" / "tcga_brca"
+    assert files_folder(PUBLIC_COHORTS["tcga_brca"]) == tmp_path / "fedmed" / "tcga_brca"
 
 
 def test_the_real_files_from_a_mirror(host, tmp_path):
     for path in real_files("tcga_brca").iterdir():
         host.says[f"/tcga_brca/{path.name}"] = (200, {}, path.read_bytes())
-    tables = obtain(SOURCES["tcga_brca"], cache=tmp_path, mirror=host.address)
+    tables = obtain(PUBLIC_COHORTS["tcga_brca"], cache=tmp_path, mirror=host.address)
     assert sum(map(len, tables.values())) == 1088
     assert host.asked == ["/tcga_brca/brca.csv", "/tcga_brca/train_test_split.csv"]
     assert left(tmp_path) == ["brca.csv", "train_test_split.csv"]
@@ -183,8 +183,10 @@ def test_the_real_files_from_a_mirror(host, tmp_path):
 def test_files_without_a_known_hash_are_held_against_the_content_and_removed(host, tmp_path):
     path = next(real_files("pneumoniamnist").glob("*.npz"))
     host.says["/pneumoniamnist/pneumoniamnist.npz"] = (200, {}, path.read_bytes())
-    (file,) = SOURCES["pneumoniamnist"].files
-    open_source = SOURCES["pneumoniamnist"].model_copy(update={"files": (file.model_copy(update={"md5": None}),)})
+    (file,) = PUBLIC_COHORTS["pneumoniamnist"].files
+    open_source = PUBLIC_COHORTS["pneumoniamnist"].model_copy(
+        update={"files": (file.model_copy(update={"md5": None}),)}
+    )
     assert len(obtain(open_source, cache=tmp_path, mirror=host.address)) == 6
     discard(open_source, tmp_path)
     host.says["/pneumoniamnist/pneumoniamnist.npz"] = (200, {}, b"PK\x05\x06" + bytes(18))  # an empty archive

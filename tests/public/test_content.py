@@ -7,7 +7,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmed.sources.content import canonical, content_digest
+from fedmed.public.content import canonical, content_digest
 
 CELLS = st.none() | st.text(max_size=5) | st.binary(max_size=4) | st.floats(allow_nan=True, allow_infinity=False)
 TABLES = st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=6)

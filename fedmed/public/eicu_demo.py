@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fedmed.errors import SourceMismatch
-from fedmed.sources.raw import first_of, read_csv
+from fedmed.public.raw import first_of, read_csv
 
 COHORT = "eicu_demo"
 SITE = "region"

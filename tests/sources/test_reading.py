@@ -17,9 +17,9 @@ import pytest
 from fedmed.data.arrays import as_cell, raw_arrays
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.keys import FileKey
-from fedmed.data.reading import read_embedded, read_records, read_rows
 from fedmed.data.vault import Vault
 from fedmed.errors import RecordsError
+from fedmed.sources.reading import read_embedded, read_records, read_rows
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 CANARY = "98765.4321"

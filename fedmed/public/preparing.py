@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from fedmed.errors import SourceError, SourceMismatch
-from fedmed.sources import eicu_demo, heart_disease, physionet2012, pneumoniamnist, tcga_brca
-from fedmed.sources.content import content_digest
-from fedmed.sources.fetching import Progress, discard, fetch
-from fedmed.sources.records import Source, source_of
+from fedmed.public import eicu_demo, heart_disease, physionet2012, pneumoniamnist, tcga_brca
+from fedmed.public.content import content_digest
+from fedmed.public.fetching import Progress, discard, fetch
+from fedmed.public.records import PublicCohort, public_cohort
 
 Tables = dict[str, pd.DataFrame]
 
@@ -46,7 +46,7 @@ def prepare(name: str, folder: Path, sites: Sequence[str] = ()) -> Tables:
     """The tables of a public cohort's hospitals, from the raw files in `folder`.
 
     Args:
-        name: the cohort, a key of :data:`~fedmed.sources.records.SOURCES`.
+        name: the cohort, a key of :data:`~fedmed.public.records.PUBLIC_COHORTS`.
         folder: the files as they were published, or a local copy of them in another packaging.
         sites: the hospitals that are wanted; none means those of the cohort's preset.
 
@@ -60,7 +60,7 @@ def prepare(name: str, folder: Path, sites: Sequence[str] = ()) -> Tables:
     Guarantees:
         The same content gives the same tables, whatever the packaging and the order of rows in the files.
     """
-    source = source_of(name)
+    source = public_cohort(name)
     preparation = PREPARATIONS[name]
     table = preparation.read(folder)
     if (found := content_digest(table)) != source.content:
@@ -80,7 +80,7 @@ def prepare(name: str, folder: Path, sites: Sequence[str] = ()) -> Tables:
 
 
 def obtain(
-    source: Source,
+    source: PublicCohort,
     sites: Sequence[str] = (),
     *,
     cache: Path | None = None,
@@ -90,7 +90,7 @@ def obtain(
     """Fetch a cohort into the cache and prepare it; files whose content proves wrong do not stay there.
 
     Raises:
-        SourceError: as :func:`~fedmed.sources.fetching.fetch` and :func:`prepare` do.
+        SourceError: as :func:`~fedmed.public.fetching.fetch` and :func:`prepare` do.
     """
     folder = fetch(source, cache=cache, mirror=mirror, progress=progress)
     try:

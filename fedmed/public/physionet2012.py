@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from fedmed.errors import SourceMismatch
-from fedmed.sources.raw import first_of, members, read_csv
+from fedmed.public.raw import first_of, members, read_csv
 
 COHORT = "physionet2012"
 SITE = "unit"

@@ -21,7 +21,7 @@ class SourceFile(Record):
     """One file as its publisher serves it.
 
     `basis` says where the expected hash comes from. Where no hash could be had, the file is taken as it comes, and the
-    hash of the content (:class:`Source`) decides alone.
+    hash of the content (:class:`PublicCohort`) decides alone.
     """
 
     name: FileName
@@ -32,10 +32,10 @@ class SourceFile(Record):
     at_most: int = Field(64 << 20, gt=0, description="bytes; a longer answer is refused")
 
 
-class Source(Record):
+class PublicCohort(Record):
     """A public cohort.
 
-    `content` is the SHA-256 of the whole prepared table in canonical form (:mod:`fedmed.sources.content`). It does not
+    `content` is the SHA-256 of the whole prepared table in canonical form (:mod:`fedmed.public.content`). It does not
     depend on packaging, compression or the order of rows, and every copy is held against it, wherever it came from.
     `sites` gives the rows of every hospital, in the division that the cohort's preset takes.
     """
@@ -62,10 +62,10 @@ class Source(Record):
         return not self.files
 
 
-SOURCES: dict[str, Source] = {
+PUBLIC_COHORTS: dict[str, PublicCohort] = {
     source.name: source
     for source in (
-        Source(
+        PublicCohort(
             name="heart_disease",
             title="Angiographic heart disease, four hospitals",
             licence="CC BY 4.0",
@@ -77,7 +77,7 @@ SOURCES: dict[str, Source] = {
             sites={"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200},
             notes=("ships with FedMed",),
         ),
-        Source(
+        PublicCohort(
             name="tcga_brca",
             title="Survival with breast cancer, six regions of the United States",
             licence="MIT (preparation); TCGA clinical data are open access under the NIH Genomic Data Sharing policy",
@@ -116,7 +116,7 @@ SOURCES: dict[str, Source] = {
             ),
             notes=("8 of the 1,096 patients are in no region and are left out, as FLamby does",),
         ),
-        Source(
+        PublicCohort(
             name="eicu_demo",
             title="Death in hospital after the first day in intensive care, five groups of United States hospitals",
             licence="ODbL 1.0",
@@ -143,7 +143,7 @@ SOURCES: dict[str, Source] = {
                 " own: name them hospital_<hospitalid> in federation.sites",
             ),
         ),
-        Source(
+        PublicCohort(
             name="physionet2012",
             title="Death in hospital from 48 hours of intensive care, four kinds of unit",
             licence="ODC-By 1.0",
@@ -172,7 +172,7 @@ SOURCES: dict[str, Source] = {
             ),
             notes=("set A, the 4,000 stays whose outcomes were published first",),
         ),
-        Source(
+        PublicCohort(
             name="pneumoniamnist",
             title="Pneumonia on chest radiographs of children, divided among hospitals that do not exist",
             licence="CC BY 4.0",
@@ -208,12 +208,14 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def source_of(name: str) -> Source:
+def public_cohort(name: str) -> PublicCohort:
     """The public cohort of this name.
 
     Raises:
         SourceError: if FedMed knows none.
     """
-    if name not in SOURCES:
-        raise SourceError(f"{name!r} is no public cohort that FedMed knows: expected one of {', '.join(SOURCES)}")
-    return SOURCES[name]
+    if name not in PUBLIC_COHORTS:
+        raise SourceError(
+            f"{name!r} is no public cohort that FedMed knows: expected one of {', '.join(PUBLIC_COHORTS)}"
+        )
+    return PUBLIC_COHORTS[name]

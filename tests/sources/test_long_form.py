@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedmed.data.arrays import raw_arrays
 from fedmed.data.cohort import Column
-from fedmed.data.long_form import series_of
+from fedmed.sources.long_form import series_of
 
 STAY = Column.model_validate(
     {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedmed.errors import SourceMismatch
-from fedmed.sources.raw import first_of, read_csv
+from fedmed.public.raw import first_of, read_csv
 
 COHORT = "tcga_brca"
 SITE = "region"

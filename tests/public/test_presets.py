@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fedmed.data.cohort import read_cohort
 from fedmed.errors import SettingsError
 from fedmed.models.networks import network_for
+from fedmed.public.records import PUBLIC_COHORTS
 from fedmed.settings import read_settings
-from fedmed.sources.records import SOURCES
 from fedmed.template.parameters import overridden, parameters_for, presets, template
 
 ROOT = Path(__file__).parents[2]
@@ -32,13 +32,13 @@ g:
 """
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", PUBLIC_COHORTS)
 def test_every_preset_gives_valid_parameters_for_the_cohorts_hospitals(name, tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(parameters_for(name))
     settings = read_settings(path)
     assert settings.cohort == f"cohorts/{name}.yaml"
-    assert settings.federation.sites == tuple(SOURCES[name].sites)
+    assert settings.federation.sites == tuple(PUBLIC_COHORTS[name].sites)
     cohort = read_cohort(ROOT / settings.cohort)
     assert sum(tensor.numel() for tensor in network_for(cohort, settings.network).parameters()) < 100_000
 

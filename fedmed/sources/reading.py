@@ -17,9 +17,9 @@ import pandas as pd
 
 from fedmed.data.cells import MISSING, as_code, as_text, categories, clean, numbers
 from fedmed.data.cohort import PATIENT, Cohort, Column, Target
-from fedmed.data.long_form import series_of
-from fedmed.data.tables import parse_csv, read_table
 from fedmed.errors import RecordsError
+from fedmed.sources.long_form import series_of
+from fedmed.sources.tables import parse_csv, read_table
 
 _SEPARATORS = {";": "a semicolon", "\t": "a tab", "|": "a bar"}
 
@@ -88,7 +88,7 @@ def _embedded_table(cohort: Cohort, site: str) -> pd.DataFrame:
             f"{site}: the hospital has no records; add them with `fedmed data add --site {site} FILE`, or, if"
             f" {cohort.name} is a public cohort, with `fedmed data fetch {cohort.name}`"
         )
-    source = resources.files("fedmed.datasets").joinpath(cohort.embedded, f"{cohort.embedded}.csv")
+    source = resources.files("fedmed.public.tables").joinpath(cohort.embedded, f"{cohort.embedded}.csv")
     if not source.is_file():
         raise RecordsError(f"no table named {cohort.embedded!r} ships with FedMed")
     return parse_csv(source.read_bytes(), cohort.embedded, partial(_chosen, cohort=cohort, needed=cohort.table_columns))

@@ -16,47 +16,47 @@ from public_data import real_files
 
 from fedmed.data.cohort import read_cohort
 from fedmed.errors import SourceError, SourceMismatch
-from fedmed.sources import eicu_demo, physionet2012
-from fedmed.sources.content import content_digest
-from fedmed.sources.preparing import PREPARATIONS, prepare
-from fedmed.sources.raw import LARGEST_TABLE, members, read_csv
-from fedmed.sources.records import SOURCES, source_of
+from fedmed.public import eicu_demo, physionet2012
+from fedmed.public.content import content_digest
+from fedmed.public.preparing import PREPARATIONS, prepare
+from fedmed.public.raw import LARGEST_TABLE, members, read_csv
+from fedmed.public.records import PUBLIC_COHORTS, public_cohort
 from fedmed.template.parameters import presets
 
 COHORTS = Path(__file__).parents[2] / "cohorts"
-FETCHED = [name for name, source in SOURCES.items() if not source.embedded]
+FETCHED = [name for name, source in PUBLIC_COHORTS.items() if not source.embedded]
 
 
 def folder_of(name: str) -> Path:
-    return Path() if SOURCES[name].embedded else real_files(name)
+    return Path() if PUBLIC_COHORTS[name].embedded else real_files(name)
 
 
 def test_every_public_cohort_has_a_preparation_a_declaration_and_a_preset():
-    assert set(SOURCES) == set(PREPARATIONS) == set(presets())
-    assert set(SOURCES) == {path.stem for path in COHORTS.glob("*.yaml")}
+    assert set(PUBLIC_COHORTS) == set(PREPARATIONS) == set(presets())
+    assert set(PUBLIC_COHORTS) == {path.stem for path in COHORTS.glob("*.yaml")}
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", PUBLIC_COHORTS)
 def test_the_declaration_names_the_same_licence_and_page(name):
     declared = read_cohort(COHORTS / f"{name}.yaml")
     assert declared.name == name
-    assert declared.title == SOURCES[name].title
-    assert declared.source.url == SOURCES[name].page
-    assert declared.source.licence.split()[0] == SOURCES[name].licence.split()[0]
+    assert declared.title == PUBLIC_COHORTS[name].title
+    assert declared.source.url == PUBLIC_COHORTS[name].page
+    assert declared.source.licence.split()[0] == PUBLIC_COHORTS[name].licence.split()[0]
     assert declared.source.citation
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", PUBLIC_COHORTS)
 def test_every_hospital_has_the_rows_and_the_columns_that_are_declared(name):
     tables = prepare(name, folder_of(name))
-    assert {site: len(rows) for site, rows in tables.items()} == SOURCES[name].sites
+    assert {site: len(rows) for site, rows in tables.items()} == PUBLIC_COHORTS[name].sites
     declared = set(read_cohort(COHORTS / f"{name}.yaml").table_columns)
     assert all(declared <= set(rows.columns) for rows in tables.values())
 
 
 def test_a_cohort_that_nobody_knows():
     with pytest.raises(SourceError, match=r"'mimic' is no public cohort .*heart_disease, tcga_brca"):
-        source_of("mimic")
+        public_cohort("mimic")
 
 
 @pytest.mark.parametrize("name", FETCHED)
@@ -130,7 +130,7 @@ def test_the_original_tables_of_the_eicu_demo_give_the_same_content(tmp_path):
     )
     original_tables(tmp_path, joined)
     tables = prepare("eicu_demo", tmp_path)
-    assert {site: len(rows) for site, rows in tables.items()} == SOURCES["eicu_demo"].sites
+    assert {site: len(rows) for site, rows in tables.items()} == PUBLIC_COHORTS["eicu_demo"].sites
 
 
 def test_a_small_file_that_unpacks_into_a_huge_one_is_refused(tmp_path):
