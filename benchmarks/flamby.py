@@ -154,7 +154,7 @@ def three_ways_tasks() -> list[Task]:
     for name, study in three_ways.STUDIES.items():
         recipe = study.recipe
         options = {
-            "model": recipe.model.model_dump(),
+            "model": recipe.network.model_dump(),
             "training": recipe.training.model_dump(),
             "aggregation": recipe.aggregation.model_dump(),
             "penalties": study.penalties,

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import encode_update
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, Column
-from fedmed.data.reading import read_embedded
 from fedmed.models.bundle import outputs
-from fedmed.models.networks import ModelOptions, build_network
+from fedmed.models.networks import NetworkOptions, build_network
 from fedmed.models.parts import Parts, parts_of
-from fedmed.strategies.aggregate import aggregate
+from fedmed.sources.reading import read_embedded
 from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy, by_rows
 from fedmed.strategies.options import AggregationOptions, StrategyName
+from fedmed.strategies.server import aggregate
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.update import encode_update
 from fedmed.targets.target import Target
 from fedmed.training.local import Correction, Problem, TrainingOptions, batches_of_round, train
 from fedmed.training.losses import log_loss
@@ -216,7 +216,7 @@ CYCLIC_RATE, ADAM_RATE = 0.01, 0.001
 
 def problem_of(split: Split, rate: float, **options: object) -> Problem:
     """FedMed's training problem for one site: one linear layer, log loss, no penalty."""
-    network = build_network((13,), 1, ModelOptions(name="logistic"))
+    network = build_network((13,), 1, NetworkOptions(name="logistic"))
     chosen = {"batch_size": BATCH, "local_updates": UPDATES, "l2": 0.0, "rounds": ROUNDS, "learning_rate": rate}
     return Problem(network, log_loss, split.features, split.labels, TrainingOptions.model_validate(chosen | options))
 
@@ -347,7 +347,7 @@ def pooled(data: Mapping[str, Halves]) -> Halves:
 
 def accuracies(weights: Weights, data: Mapping[str, Halves]) -> list[float]:
     """Share of right answers at a threshold of one half, at every site's test rows and on the pooled ones."""
-    network = build_network((13,), 1, ModelOptions(name="logistic"))
+    network = build_network((13,), 1, NetworkOptions(name="logistic"))
     tests = [*(half.test for half in data.values()), pooled(data).test]
     right = [(outputs(network, weights, t.features).squeeze(1) > 0) == (t.labels > 0.5) for t in tests]
     return [float(answers.double().mean()) for answers in right]

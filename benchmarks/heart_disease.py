@@ -15,19 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fedmed.coordinator.rounds import choose_round, weights_of
+from fedmed.site.report import train_own
+from fedmed.site.session import Desk, open_session
 from plain import one_round, prepare
 from torch import Tensor
 
-from fedmed.coordinator.rounds import choose_round, weights_of
 from fedmed.data.cohort import read_cohort
+from fedmed.targets.table import KINDS
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.models.bundle import outputs, predictions
 from fedmed.pooled import train_pooled
 from fedmed.settings import Settings, read_settings
 from fedmed.site.home import SiteHome
-from fedmed.site.report import train_own
-from fedmed.site.session import Desk, open_session
-from fedmed.targets.table import KINDS
 from fedmed.weights import Weights
 
 ROOT = Path(__file__).parents[1]

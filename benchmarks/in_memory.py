@@ -14,21 +14,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import encode_update, travelling
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.aggregation.statistics import column_sums, pool_statistics
 from fedmed.data.cohort import Cohort
 from fedmed.models.bundle import outputs
 from fedmed.models.encoding import InputStatistics, encode, labels_of
-from fedmed.models.networks import ModelOptions, initial_weights, network_for
+from fedmed.models.networks import NetworkOptions, initial_weights, network_for
 from fedmed.models.parts import parts_of
 from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.seeds import torch_generator
-from fedmed.strategies.aggregate import aggregate, server_rate
 from fedmed.strategies.base import Memory
+from fedmed.strategies.client import Kept, take_turn
 from fedmed.strategies.options import AggregationOptions
+from fedmed.strategies.server import aggregate, server_rate
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.turn import Kept, take_turn
-from fedmed.strategies.update import encode_update, travelling
 from fedmed.training.local import Problem, TrainingOptions, loss_of
 from fedmed.training.losses import loss_for
 from fedmed.weights import Weights
@@ -40,7 +40,7 @@ ALL = "all"
 class Recipe(NamedTuple):
     """How a model is trained."""
 
-    model: ModelOptions
+    network: NetworkOptions
     training: TrainingOptions
     aggregation: AggregationOptions = AggregationOptions()
 
@@ -66,10 +66,10 @@ def problems_of(
     rows: Mapping[str, pd.DataFrame], cohort: Cohort, statistics: InputStatistics, recipe: Recipe
 ) -> dict[str, Problem]:
     """What every site has to fit: its rows, encoded."""
-    loss = loss_for(cohort.target, recipe.model, recipe.training.loss)
+    loss = loss_for(cohort.target, recipe.network, recipe.training.loss)
     return {
         site: Problem(
-            network_for(cohort, recipe.model),
+            network_for(cohort, recipe.network),
             loss,
             encode(table, cohort, statistics),
             labels_of(table, cohort.target),

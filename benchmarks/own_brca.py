@@ -18,13 +18,13 @@ from folds import Divided, Rows, folds
 from in_memory import Recipe, joined, last_round, problems_of, scores, statistics_of
 
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_records
 from fedmed.evaluation.measurement import Measurement, bootstrap
 from fedmed.evaluation.survival import c_index, c_index_over
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
+from fedmed.public.preparing import prepare
 from fedmed.seeds import numpy_generator
-from fedmed.sources.preparing import prepare
+from fedmed.sources.reading import read_records
 from fedmed.strategies.options import AggregationOptions
 from fedmed.targets.kind import TARGET
 from fedmed.training.local import Problem, TrainingOptions
@@ -74,7 +74,7 @@ def brca_rows(data: Path) -> Divided:
 
 def recipe_of(candidate: Candidate) -> Recipe:
     """How a candidate is trained; it starts at zero and sees all rows in every step, so that no seed plays a part."""
-    return Recipe(ModelOptions(name="logistic"), TRAINING.model_copy(update={"l2": candidate.l2}), AGGREGATION)
+    return Recipe(NetworkOptions(name="logistic"), TRAINING.model_copy(update={"l2": candidate.l2}), AGGREGATION)
 
 
 def scale_of(rows: Rows, candidate: Candidate) -> InputStatistics:

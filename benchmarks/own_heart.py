@@ -19,12 +19,11 @@ from folds import Divided, Rows, folds
 from in_memory import Recipe, Round, last_round, problems_of, scores, statistics_of
 
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_embedded
 from fedmed.evaluation.measurement import Measurement, bootstrap, share
-from fedmed.evaluation.metrics import accuracy, log_loss
-from fedmed.evaluation.names import figures_of
-from fedmed.models.networks import ModelOptions
+from fedmed.evaluation.metrics import METRICS, accuracy, log_loss
+from fedmed.models.networks import NetworkOptions
 from fedmed.seeds import numpy_generator, torch_generator
+from fedmed.sources.reading import read_embedded
 from fedmed.strategies.options import AggregationOptions
 from fedmed.targets.kind import TARGET
 from fedmed.training.local import Problem, TrainingOptions
@@ -70,7 +69,7 @@ def heart_recipe(candidate: HeartCandidate, seed: int) -> Recipe:
     """How a candidate is trained."""
     training = HEART_TRAINING.model_copy(update={"l2": candidate.l2, "seed": seed})
     strategy = {"strategy": "ditto", "ditto_lambda": candidate.pull} if candidate.pull else {"strategy": "fedavg"}
-    return Recipe(ModelOptions(name="logistic"), training, AggregationOptions.model_validate(strategy))
+    return Recipe(NetworkOptions(name="logistic"), training, AggregationOptions.model_validate(strategy))
 
 
 class Judged(NamedTuple):
@@ -205,7 +204,7 @@ def _report(p: np.ndarray, y: np.ndarray, seed: int, resamples: int) -> dict[str
     right = (p >= 0.5) == (y == 1)
     of = {"accuracy": np.ones(len(y), dtype=bool), "sensitivity": y == 1, "specificity": y == 0}
     told = {name: str(share(float(right[of[name]].sum()), float(of[name].sum()))) for name in SHARES}
-    statistics = {name: partial(over, p, y) for name, over in figures_of("binary").items() if name in REPORTED}
+    statistics = {name: partial(METRICS[name], p, y) for name in REPORTED}
     drawn: dict[str, Measurement] = bootstrap(
         statistics, rows=len(y), resamples=resamples, generator=numpy_generator(seed, "report")
     )

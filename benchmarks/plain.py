@@ -1,51 +1,62 @@
-"""The same federation without Prefect: a loop over the same messages. Baseline of one benchmark, engine of another."""
+"""The same federation without Prefect: the same coordinator and agents, called one after the other or in threads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from fedmed.coordinator.admission import Admissions, invite_to_validate
-from fedmed.coordinator.plan import invite_to_statistics, make_plan
-from fedmed.coordinator.rounds import RoundRecord, aggregate_round, invite, model_of, record_round
+from fedmed.coordinator.admission import Admissions, ask_to_validate
+from fedmed.coordinator.asking import Call, Called, Posted, ask_all
+from fedmed.coordinator.home import CoordinatorHome
+from fedmed.coordinator.plan import ask_for_statistics, make_plan
+from fedmed.coordinator.training import Run, keep_plan
 from fedmed.data.cohort import Cohort
+from fedmed.errors import FedMedError
 from fedmed.exchange.base import Exchange
-from fedmed.exchange.messages import Invitation, Plan
 from fedmed.settings import Settings
-from fedmed.site.answers import answer
+from fedmed.site.agent import step
 from fedmed.site.home import SiteHome, partition_records
+from fedmed.wire.messages import Admission, Statistics
 
 
-def ask(homes: Mapping[str, SiteHome], invitations: Sequence[Invitation], exchange: Exchange, workers: int = 1) -> None:
-    """Let every hospital answer, `workers` side by side."""
-    for invitation in invitations:
-        exchange.post(invitation)
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(lambda invitation: answer(homes[invitation.recipient], invitation, exchange), invitations))
+def agents(homes: Mapping[str, SiteHome], exchange: Exchange, workers: int = 1) -> Call:
+    """A way to have questions answered: one step of each hospital's agent, `workers` side by side."""
+
+    def one(question: Posted) -> Called:
+        try:
+            step(homes[question.site], exchange, question.run, question.name)
+        except FedMedError as problem:
+            return Called(question, str(problem))
+        return Called(question)
+
+    def call(posted: Sequence[Posted]) -> Iterator[Called]:
+        if workers == 1:
+            yield from map(one, posted)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            for future in as_completed([pool.submit(one, question) for question in posted]):
+                yield future.result()
+
+    return call
 
 
 def prepare(
-    homes: Mapping[str, SiteHome], settings: Settings, cohort: Cohort, exchange: Exchange, run: str
-) -> tuple[Plan, Admissions]:
-    """Partition, validate and agree on a plan."""
+    homes: Mapping[str, SiteHome],
+    settings: Settings,
+    cohort: Cohort,
+    exchange: Exchange,
+    run: str,
+    folder: Path,
+) -> tuple[Run, Admissions]:
+    """Partition, validate and agree on a plan, which the coordinator keeps in a folder."""
+    call = agents(homes, exchange)
     receipts = {site: partition_records(home, cohort, settings.split)[0] for site, home in homes.items()}
-    invitations = invite_to_validate(settings, receipts)
-    ask(homes, invitations, exchange)
-    admissions = Admissions.gather(invitations[0].run, list(homes), {}, exchange)
-    ask(homes, invite_to_statistics(run, admissions, settings), exchange)
-    return make_plan(run, settings, cohort, admissions, admissions.admitted, exchange), admissions
-
-
-def one_round(
-    homes: Mapping[str, SiteHome], plan: Plan, number: int, exchange: Exchange, cell: int, workers: int = 1
-) -> RoundRecord:
-    """Train, aggregate, evaluate."""
-    base = model_of(plan.run, number - 1, exchange)
-    ask(homes, invite(plan, number, "train", {"federated": base.payload}, cell), exchange, workers)
-    model, refused = aggregate_round(plan, number, plan.participants, exchange)
-    ask(homes, invite(plan, number, "evaluate", {"federated": model.payload}, cell), exchange, workers)
-    return record_round(plan, number, refused, exchange)
+    questions = ask_to_validate(settings, receipts)
+    admissions = Admissions.gather(questions, ask_all(exchange, call, questions, Admission))
+    asked = ask_all(exchange, call, ask_for_statistics(run, admissions, settings), Statistics)
+    plan, begin = make_plan(run, 1, settings, cohort, admissions, asked, exchange)
+    return keep_plan(CoordinatorHome(folder), plan, begin, settings.privacy.minimum_cell), admissions
 
 
 def size_of(folder: Path) -> int:

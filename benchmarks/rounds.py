@@ -23,9 +23,9 @@ import torch
 from plain import one_round, prepare, size_of
 
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_embedded
 from fedmed.exchange.folder import FolderExchange
 from fedmed.site.home import SiteHome
+from fedmed.sources.reading import read_embedded
 from fedmed.workspace import Workspace
 from flows.environment import prefect_environment
 
@@ -58,9 +58,9 @@ def _add_records(root: Path, names: list[str], cohort: Cohort) -> None:
 
 def plain_rounds(place: Workspace, rounds: int) -> list[float]:
     """Seconds of each round in a plain loop."""
-    settings, exchange = place.settings(), FolderExchange(place.root / "plain")
-    homes = {site: SiteHome(place.home(site)) for site in settings.federation.sites}
-    plan, _ = prepare(homes, settings, place.cohort(), exchange, "plain")
+    settings, exchange = place.settings, FolderExchange(place.root / "plain")
+    homes = {site: place.home(site) for site in settings.federation.sites}
+    plan, _ = prepare(homes, settings, place.cohort, exchange, "plain")
     workers, seconds = os.cpu_count() or 1, []
     for number in range(1, rounds + 1):
         began = time.perf_counter()
@@ -73,10 +73,10 @@ def prefect_rounds(place: Workspace) -> list[float]:
     """Seconds of each round inside the flow, read from the run's journal."""
     from flows.federated_training import federated_training
 
-    place.journal().begin()
-    targets = [*(f"partition@{site}" for site in place.settings().federation.sites), "validate", "train"]
+    place.coordinator.journal().begin()
+    targets = [*(f"partition@{site}" for site in place.settings.federation.sites), "validate", "train"]
     federated_training(workspace=str(place.root), stages=targets)
-    ends = [event["time"] for event in place.journal().events() if event["event"] == "round"]
+    ends = [event["time"] for event in place.coordinator.journal().events() if event["event"] == "round"]
     return [after - before for before, after in pairwise(ends)]
 
 

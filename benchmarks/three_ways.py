@@ -17,11 +17,11 @@ import pandas as pd
 from in_memory import Chosen, Recipe, chosen_round, joined, mean_over, problems_of, scores, statistics_of
 
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_records
 from fedmed.data.split import SPLITS, SplitOptions, split
 from fedmed.evaluation.metrics import auroc
-from fedmed.models.networks import ModelOptions
-from fedmed.sources.preparing import prepare
+from fedmed.models.networks import NetworkOptions
+from fedmed.public.preparing import prepare
+from fedmed.sources.reading import read_records
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
 
@@ -39,18 +39,18 @@ class Study(NamedTuple):
 
 STUDIES: dict[str, Study] = {
     "eicu_demo": Study(
-        Recipe(ModelOptions(name="logistic"), TrainingOptions(rounds=60, learning_rate=0.1)), (0.01, 0.03, 0.1)
+        Recipe(NetworkOptions(name="logistic"), TrainingOptions(rounds=60, learning_rate=0.1)), (0.01, 0.03, 0.1)
     ),
     "physionet2012": Study(
         Recipe(
-            ModelOptions(name="gru", hidden=(32,)),
+            NetworkOptions(name="gru", hidden=(32,)),
             TrainingOptions(rounds=20, batch_size=64, optimizer="adam", learning_rate=0.002, clip=1.0),
         ),
         (1e-4,),
     ),
     "pneumoniamnist": Study(
         Recipe(
-            ModelOptions(name="cnn", channels=(8, 16, 32)),
+            NetworkOptions(name="cnn", channels=(8, 16, 32)),
             TrainingOptions(rounds=20, batch_size=64, optimizer="adam", learning_rate=0.006),
             AggregationOptions(strategy="fedavgm", momentum=0.7),
         ),

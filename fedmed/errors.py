@@ -12,6 +12,8 @@
     │   ├── KeyUnavailable       no key, an unreadable one, or one that others can read
     │   └── PartitionDamaged     wrong key, flipped bit or missing file
     ├── ContractError            the contract could not be run (its verdict is no error)
+    ├── OutboxDamaged            what a hospital has said is gone, or not what its chain names
+    ├── HospitalSilent           a hospital did not answer in time
     ├── SiteFailed               a hospital's own code failed; only the hospital's log says how
     ├── QuorumNotMet             too few hospitals were admitted, or answered
     ├── ExchangeError
@@ -88,6 +90,18 @@ class ContractError(FedMedError):
     """The contract could not be run. A contract that fails is a verdict, not an error."""
 
     exit_code = 3
+
+
+class OutboxDamaged(FedMedError):
+    """A hospital's outbox is not what its chain says: it answers nothing until a person has looked."""
+
+    exit_code = 4
+
+
+class HospitalSilent(FedMedError):
+    """A hospital did not answer by the deadline."""
+
+    exit_code = 5
 
 
 class SiteFailed(FedMedError):

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from fedmed.exchange.messages import Plan
 from fedmed.models.networks import initial_weights
 from fedmed.seeds import torch_generator
+from fedmed.site.desk import open_session
 from fedmed.site.home import SiteHome
-from fedmed.site.session import open_session
 from fedmed.training.alone import train_alone
+from fedmed.wire.messages import Plan
 
 
 def train_pooled(plan: Plan, homes: Iterable[SiteHome]) -> dict[str, Tensor]:

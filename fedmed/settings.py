@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 from fedmed import typed_yaml
 from fedmed.data.split import SplitOptions
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
 from fedmed.registry import RegistryOptions
 from fedmed.strategies.options import AggregationOptions
 from fedmed.training.local import TrainingOptions
@@ -27,6 +27,9 @@ class FederationOptions(Record):
 
     sites: tuple[SiteName, ...] = Field(min_length=1, description="the hospitals, each a folder under sites/")
     quorum: int = Field(2, ge=1, description="fewest hospitals with which a run, or a round, goes on")
+    answer_within: float = Field(
+        3600.0, gt=0, description="seconds until a hospital that does not answer is left out and not waited for"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -60,7 +63,7 @@ class Settings(Record):
     federation: FederationOptions
     split: SplitOptions = SplitOptions()
     privacy: PrivacyOptions = PrivacyOptions()
-    model: ModelOptions = ModelOptions()
+    network: NetworkOptions = NetworkOptions()
     training: TrainingOptions = TrainingOptions()
     aggregation: AggregationOptions = AggregationOptions()
     personal: PersonalOptions = PersonalOptions()

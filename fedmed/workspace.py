@@ -1,4 +1,4 @@
-"""A folder in which a federation runs on one machine: where everything lies, and who may look where.
+"""A folder in which a federation runs on one machine: the coordinator's home and every hospital's, in one place.
 
 params.yaml  dvc.yaml  prefect.yaml  prefect.toml  cohorts/
 sites/<site>/        all that a hospital owns; only :mod:`fedmed.site` reads it
@@ -8,25 +8,23 @@ comparison/<name>/   a comparison of strategies, each tried in a small workspace
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 
+from fedmed.coordinator.home import CoordinatorHome
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.partition import PartitionReceipt
 from fedmed.errors import WorkspaceError
 from fedmed.exchange.base import Exchange
 from fedmed.exchange.folder import FolderExchange
-from fedmed.files import write_json
-from fedmed.journal import Journal
+from fedmed.files import digest_of_file
+from fedmed.locks import held
 from fedmed.settings import Settings, read_settings
-
-_held: set[Path] = set()
+from fedmed.site.home import SiteHome
 
 
 class Workspace:
-    """The paths of one workspace and the records in its files."""
+    """A workspace. Its parameters and its declaration are read once, when they are first asked for, and handed down."""
 
     def __init__(self, root: Path | str = ".") -> None:
         self.root = Path(root).resolve()
@@ -35,106 +33,71 @@ class Workspace:
                 f"{self.root}: no workspace here (no params.yaml). Make one with `fedmed init {root}`."
             )
 
+    @cached_property
     def settings(self) -> Settings:
-        """What `params.yaml` says now."""
+        """What `params.yaml` said when it was read."""
+        self._read["params.yaml"] = digest_of_file(self.root / "params.yaml")
         return read_settings(self.root / "params.yaml")
 
+    @cached_property
     def cohort(self) -> Cohort:
-        """The declaration that the parameters name."""
-        return read_cohort(self.root / self.settings().cohort)
+        """The declaration that the parameters name, as it was when it was read."""
+        name = self.settings.cohort
+        self._read[name] = digest_of_file(self.root / name)
+        return read_cohort(self.root / name)
 
-    def home(self, site: str) -> Path:
-        """A hospital's folder.
+    def check(self) -> None:
+        """Read parameters and declaration, so that what is wrong with them is said now.
+
+        Raises:
+            SettingsError: if the parameters are not what they should be.
+            DeclarationError: if the declaration is not.
+        """
+        _ = self.settings, self.cohort
+
+    @cached_property
+    def _read(self) -> dict[str, str]:
+        return {}
+
+    def edited(self) -> list[str]:
+        """Files that are others now than when they were read."""
+        return [name for name, digest in self._read.items() if digest_of_file(self.root / name) != digest]
+
+    @cached_property
+    def coordinator(self) -> CoordinatorHome:
+        """The coordinator's home."""
+        return CoordinatorHome(self.root / "coordinator")
+
+    @cached_property
+    def sites(self) -> Path:
+        """The folder of the hospitals' homes; what a comparison tries has a link to those of the workspace above it."""
+        return (self.root / "sites").resolve()
+
+    def home(self, site: str) -> SiteHome:
+        """A hospital's home.
 
         Raises:
             WorkspaceError: if the parameters know no such hospital.
         """
-        sites = self.settings().federation.sites
-        if site not in sites:
-            raise WorkspaceError(f"site {site!r}: params.yaml (federation.sites) knows {', '.join(sites)}")
-        # What a comparison tries stands in folders of its own, whose `sites` is a link to these.
-        return (self.root / "sites").resolve() / site
+        known = self.settings.federation.sites
+        if site not in known:
+            raise WorkspaceError(f"site {site!r}: params.yaml (federation.sites) knows {', '.join(known)}")
+        return SiteHome(self.sites / site)
 
     def exchange(self) -> Exchange:
         """Where coordinator and hospitals meet."""
-        return FolderExchange(self.exchange_folder)
+        return FolderExchange(self.coordinator.exchange_folder)
 
-    @property
-    def exchange_folder(self) -> Path:
-        """The exchange's folder."""
-        return self.coordinator / "exchange"
-
-    @contextmanager
-    def lease(self) -> Iterator[None]:
+    def lease(self) -> AbstractContextManager[None]:
         """Hold the workspace for one run; the operating system frees it with the process. Held already here: go on.
 
         Raises:
             WorkspaceError: if another run holds it.
         """
-        if self.root in _held:
-            yield
-            return
-        self.coordinator.mkdir(parents=True, exist_ok=True)
-        with (self.coordinator / "run.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise WorkspaceError(f"{self.root}: another run is going on in this workspace; wait for it") from None
-            _held.add(self.root)
-            try:
-                yield
-            finally:
-                _held.discard(self.root)
-
-    def journal(self) -> Journal:
-        """What the present or last run has done."""
-        return Journal(self.coordinator / "journal.jsonl")
-
-    def keep_receipt(self, receipt: PartitionReceipt) -> None:
-        """Write a partition's receipt where the coordinator looks for it."""
-        write_json(self.receipts / f"{receipt.site}.json", receipt.model_dump())
-
-    @property
-    def coordinator(self) -> Path:
-        """The coordinator's folder."""
-        return self.root / "coordinator"
-
-    @property
-    def receipts(self) -> Path:
-        """One receipt a partition: what the coordinator knows of a hospital's data."""
-        return self.coordinator / "partitions"
-
-    @property
-    def admission_file(self) -> Path:
-        """Who is admitted, and who is not and why."""
-        return self.coordinator / "admission.json"
-
-    @property
-    def description_file(self) -> Path:
-        """What the hospitals' training rows look like."""
-        return self.coordinator / "description.json"
-
-    @property
-    def training_folder(self) -> Path:
-        """The chosen model and the history of its rounds."""
-        return self.coordinator / "training"
-
-    @property
-    def evaluation_folder(self) -> Path:
-        """Every hospital's report, metrics and plots."""
-        return self.coordinator / "evaluation"
-
-    @property
-    def registered_file(self) -> Path:
-        """What the registry answered."""
-        return self.coordinator / "registered.json"
+        says = f"{self.root}: another run is going on in this workspace; wait for it"
+        return held(self.coordinator.path / "run.lock", says=says)
 
     @property
     def comparisons(self) -> Path:
         """One folder a comparison of strategies."""
         return self.root / "comparison"
-
-    @property
-    def tracking(self) -> Path:
-        """MLflow's database and artifacts."""
-        return self.coordinator / "mlflow"

@@ -1,17 +1,19 @@
-"""Ask hospitals side by side, and tell those that answered from those that did not."""
+"""How hospitals come to answer on one machine: a Prefect task for each runs one step of its agent."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from prefect.futures import as_completed
 from prefect.settings import get_current_settings
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from fedmed.coordinator.admission import check_quorum
+from fedmed.coordinator.asking import Asked, Call, Called, Posted, ask_all
 from fedmed.errors import FedMedError
-from fedmed.exchange.messages import Invitation, Receipt
+from fedmed.wire.messages import Question
+from fedmed.wire.purposes import PURPOSES
 from fedmed.workspace import Workspace
 from tasks.site import SITE_TASKS
 
@@ -21,45 +23,40 @@ SITES: TaskRunner[Any] = ThreadPoolTaskRunner(
 """Runs sites side by side, on as many workers as there are cores, or as prefect.toml says."""
 
 
-class Asked(NamedTuple):
-    """Receipts of the hospitals that answered, and why the others did not."""
+def tasks_of_sites(place: Workspace) -> Call:
+    """A way to have questions answered: each as a task with its title, retries and deadline."""
 
-    receipts: list[Receipt]
-    failed: dict[str, str]
+    def call(posted: Sequence[Posted]) -> Iterator[Called]:
+        asked = {_submitted(place, question): question for question in posted}
+        for future in as_completed(list(asked)):
+            yield Called(asked[future], _problem(future))
 
-    @property
-    def answered(self) -> list[str]:
-        """Names of the hospitals that answered."""
-        return [receipt.site for receipt in self.receipts]
+    return call
 
 
-def ask(place: Workspace, invitations: Sequence[Invitation], quorum: int) -> Asked:
-    """Post the invitations and wait for every hospital's receipt.
+def ask(place: Workspace, questions: Sequence[Question]) -> Asked:
+    """Ask hospitals side by side, and wait for all: who answered, and why the others did not."""
+    kind = PURPOSES[questions[0].purpose].answer
+    return ask_all(place.exchange(), tasks_of_sites(place), questions, kind)
 
-    Args:
-        place: the workspace.
-        invitations: of one purpose, one a hospital.
-        quorum: fewest answers with which to go on.
 
-    Raises:
-        QuorumNotMet: if too few answered.
-    """
-    exchange = place.exchange()
-    for invitation in invitations:
-        exchange.post(invitation)
-    futures = {
-        invitation.recipient: SITE_TASKS[invitation.purpose].submit(
-            invitation, place.home(invitation.recipient), place.exchange_folder
-        )
-        for invitation in invitations
-    }
-    asked = Asked([], {})
-    for site, future in futures.items():
-        try:
-            asked.receipts.append(future.result())
-        except FedMedError as problem:
-            asked.failed[site] = str(problem)
-        except Exception as problem:  # noqa: BLE001  # a time-out or a crash of one hospital must not end the others
-            asked.failed[site] = type(problem).__name__
-    check_quorum(len(asked.receipts), quorum, f"{invitations[0].topic} was answered by", asked.failed)
-    return asked
+def _submitted(place: Workspace, question: Posted) -> Any:
+    return SITE_TASKS[question.purpose].submit(
+        site=question.site,
+        round=question.round,
+        run=question.run,
+        question=question.name,
+        home=place.home(question.site).path,
+        exchange=place.coordinator.exchange_folder,
+        seconds=place.settings.federation.answer_within,
+    )
+
+
+def _problem(future: Any) -> str:
+    try:
+        future.result()
+    except FedMedError as problem:
+        return str(problem)
+    except Exception as problem:  # noqa: BLE001  # a crash of one hospital must not end the others
+        return type(problem).__name__
+    return ""

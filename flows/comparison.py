@@ -1,6 +1,7 @@
 """The flow that compares strategies: each under several seeds, on the same hospitals, one sub-flow a variant.
 
-partition and validate, if due → for each strategy and seed: train in rounds, test at every site → tables, plots, MLflow
+partition and validate, if due
+→ for each strategy and seed: train in rounds, evaluate at every site → tables, plots, MLflow
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from typing import Any
 
 from prefect import flow
 
-from fedmed.coordinator.compared import compare_results
-from fedmed.coordinator.variants import (
+from fedmed.comparison.compared import compare_results
+from fedmed.comparison.variants import (
     ComparisonRequest,
     Variant,
     VariantResult,
@@ -53,28 +54,28 @@ def compare_strategies(workspace: str, request: ComparisonRequest, force: bool =
     """
     place = Workspace(workspace)
     with place.lease():
-        variants = variants_of(place.settings(), request)
+        variants = variants_of(place.settings, request)
         if force:
             forget(place, request.name, variants)
         run_stages(place, None, force=False, among=("partition", "validate"))
         results, computed, failed = [], [], {}
         for number, variant in enumerate(variants, 1):
-            place.journal().add("variant", name=variant.name, number=number, of=len(variants))
+            place.coordinator.journal().add("variant", name=variant.name, number=number, of=len(variants))
             try:
                 result, new = run_variant(place, request.name, variant)
             except FedMedError as problem:  # one that diverges is a finding, and no reason to lose the others
                 failed[variant.name] = problem
-                place.journal().add("not finished", name=variant.name, reason=str(problem))
+                place.coordinator.journal().add("not finished", name=variant.name, reason=str(problem))
                 continue
             results.append(result)
             computed += [variant.name] if new else []
         if not results:
             raise next(iter(failed.values()))
         reasons = {name: str(problem) for name, problem in failed.items()}
-        compared = compare_results(request, place.cohort().name, results, reasons)
+        compared = compare_results(request, place.cohort.name, results, reasons)
         registered = comparison.register(place.root, compared, comparison.write(place.root, compared))
         show_comparison(compared, registered)
-        place.journal().add("done", stages=computed)
+        place.coordinator.journal().add("done", stages=computed)
         return {"comparison": compared.model_dump(mode="json"), "registered": registered, "computed": computed}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from fedmed.coordinator.description import invite_to_describe, read_description
+from fedmed.coordinator.description import ask_to_describe, description_id, read_description
 from fedmed.coordinator.runs import read_admissions
 from fedmed.workspace import Workspace
 from flows.asking import SITES, ask
@@ -32,8 +32,12 @@ def describe_data(workspace: str = ".") -> dict[str, Any]:
         QuorumNotMet: if too few can be described.
     """
     place = Workspace(workspace)
-    invitations = invite_to_describe(place.settings(), place.cohort(), read_admissions(place))
-    asked = ask(place, invitations, place.settings().federation.quorum)
-    outcome = coordinator.describe(place.root, invitations[0].run, asked.answered, asked.failed)
-    show_description(read_description(place.description_file))
+    settings, home = place.settings, place.coordinator
+    admissions = read_admissions(home)
+    run = description_id(settings, place.cohort, admissions)
+    asked = ask(place, ask_to_describe(settings, place.cohort, admissions, home.open_attempt(run, "describe")))
+    home.close_attempt(run, "describe")
+    asked.need(settings.federation.quorum, "the question for a description was answered by")
+    outcome = coordinator.describe(run, home, settings, place.cohort, asked, place.exchange())
+    show_description(read_description(home.description_file))
     return outcome

@@ -16,15 +16,14 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from fedmed.comparison.compared import Compared, in_markdown
 from fedmed.coordinator.admission import Admissions
-from fedmed.coordinator.compared import Compared, in_markdown
 from fedmed.coordinator.description import FederatedDescription
-from fedmed.coordinator.evaluation import read_evaluation
+from fedmed.coordinator.evaluation import Evaluation
 from fedmed.coordinator.history import History
 from fedmed.coordinator.release import evaluation_table
 from fedmed.evaluation.measurement import Measurement, texts
 from fedmed.evaluation.names import in_words
-from fedmed.workspace import Workspace
 from flows.tables import category_rows, number_rows
 
 MLFLOW_PAGES = "http://127.0.0.1:5001"
@@ -90,7 +89,7 @@ def show_rounds(history: History) -> None:
                 "round": record.round,
                 "chosen": "✓" if record.round == history.chosen else "",
                 "hospitals": len(record.participants),
-                "train loss": round(record.train_loss, 4),
+                "train loss": None if record.train_loss is None else round(record.train_loss, 4),
                 "validation loss": None if record.validation_loss is None else round(record.validation_loss, 4),
                 **{site: _loss(entry.validation_loss, entry.refused) for site, entry in record.sites.items()},
             }
@@ -99,9 +98,8 @@ def show_rounds(history: History) -> None:
     )
 
 
-def show_tests(place: Workspace) -> None:
-    """The evaluation of every hospital, and whether federating helped it."""
-    evaluation = read_evaluation(place.evaluation_folder)
+def show_evaluation(evaluation: Evaluation) -> None:
+    """The evaluation at every hospital, and whether federating helped it."""
     shown = ("rows", "events", *evaluation.headline, "calibration_slope")
 
     def told(figures: Mapping[str, Any]) -> dict[str, str]:
@@ -112,7 +110,7 @@ def show_tests(place: Workspace) -> None:
         for site, models in evaluation_table(evaluation).items()
         for model, figures in models.items()
     ]
-    create_table_artifact(key="test", description="Every model on each hospital's test rows.", table=rows)
+    create_table_artifact(key="evaluation", description="Every model on each hospital's test rows.", table=rows)
     spreads = [{"metric": in_words(metric), **entry.model_dump()} for metric, entry in evaluation.spreads().items()]
     if spreads:
         create_table_artifact(

@@ -35,7 +35,8 @@ def due_stages(
 
     Yields:
         Each stage when its turn has come. With no targets it is recorded in `dvc.lock` once the next one is asked for:
-        a stage that failed is not recorded.
+        a stage that failed is not recorded, nor is one whose parameters were edited
+        meanwhile: it is due again by what they say now.
     """
     if targets is not None:
         for stage in STAGES:
@@ -47,8 +48,12 @@ def due_stages(
     for stage in (stage for stage in STAGES if stage in among):
         due = [target for target in pipeline.targets(stage) if force or pipeline.is_due(target)]
         if not due:
-            workspace.journal().add("up to date", stage=stage)
+            workspace.coordinator.journal().add("up to date", stage=stage)
             continue
         yield Due(stage, tuple(target.partition("@")[2] for target in due if "@" in target))
+        if edited := workspace.edited():
+            # DVC would record what the file says now, of a stage that ran by what it said before.
+            workspace.coordinator.journal().add("edited", stage=stage, files=edited)
+            continue
         for target in due:
             pipeline.record(target)

@@ -73,7 +73,7 @@ def prefect_server(place: Workspace, port: int) -> Iterator[Server]:
 def _mlflow_server(place: Workspace, port: int) -> AbstractContextManager[Server]:
     pages = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    return _running(place, "mlflow", command, environment(place.tracking), pages, f"{pages}/health")
+    return _running(place, "mlflow", command, environment(place.coordinator.tracking), pages, f"{pages}/health")
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _start(place: Workspace, name: str, command: list[str], settings: dict[str, str]) -> subprocess.Popen[bytes]:
-    log = place.coordinator / "logs" / f"{name}.log"
+    log = place.coordinator.path / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         whole = {**os.environ, **settings}

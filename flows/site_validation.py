@@ -28,6 +28,6 @@ def site_validation(workspace: str = ".") -> dict[str, Any]:
         QuorumNotMet: if too few are admitted for a training run: better known the night before.
     """
     place = Workspace(workspace)
-    partition_every_site(place, place.settings().federation.sites)
+    partition_every_site(place, place.settings.federation.sites)
     admissions = validate_every_site(place)
     return {"admitted": admissions.admitted, "quarantined": admissions.quarantined}

@@ -7,9 +7,9 @@ from typing import Any
 
 from prefect import task
 
-from fedmed.coordinator.compared import Compared, write_comparison
-from fedmed.coordinator.trials import comparison_release
-from fedmed.coordinator.variants import folder_of
+from fedmed.comparison.compared import Compared, write_comparison
+from fedmed.comparison.trials import comparison_release
+from fedmed.comparison.variants import folder_of
 from fedmed.workspace import Workspace
 from tasks.receipts import SHARED
 
@@ -27,5 +27,6 @@ def register(root: Path, compared: Compared, plots: list[Path]) -> dict[str, Any
 
     workspace = Workspace(root)
     release = comparison_release(workspace, compared, plots)
-    answer = registry.register_comparison(release, workspace.settings().registry.experiment, workspace.tracking)
+    experiment, tracking = workspace.settings.registry.experiment, workspace.coordinator.tracking
+    answer = registry.register_comparison(release, experiment, tracking)
     return answer.model_dump()

@@ -10,6 +10,8 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from fedmed.errors import FedMedError, SiteFailed
 
+RETRIES = 2
+
 
 async def can_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Whether a failure may pass by itself: a full disk or a lost connection may, a refused message does not."""
@@ -18,9 +20,9 @@ async def can_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> boo
 
 
 SHARED: dict[str, Any] = {
-    "cache_policy": NO_CACHE,  # the default hashes every input, and results live in the exchange, not in Prefect
+    "cache_policy": NO_CACHE,  # the default hashes every input, and results live in homes and exchange, not in Prefect
     "persist_result": False,
-    "retries": 2,
+    "retries": RETRIES,
     "retry_delay_seconds": [1, 5],
     "retry_condition_fn": can_pass,
 }

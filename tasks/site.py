@@ -1,4 +1,4 @@
-"""What a hospital does, as tasks: each hands an invitation to the hospital's own code and returns its receipt."""
+"""What a hospital does, as tasks: each is one step of the hospital's agent and returns its receipt."""
 
 from __future__ import annotations
 
@@ -7,75 +7,46 @@ from typing import Any
 
 import torch
 from prefect import Task, task
+from prefect.runtime import task_run
 
+from fedmed.data.cohort import Cohort
+from fedmed.data.split import SplitOptions
+from fedmed.deadline import within
 from fedmed.exchange.folder import FolderExchange
-from fedmed.exchange.messages import Invitation, Purpose, Receipt
-from fedmed.site.answers import answer
+from fedmed.site.agent import Receipt, step
 from fedmed.site.home import SiteHome, partition_records
 from fedmed.site.log import kept_at_home
-from fedmed.workspace import Workspace
-from tasks.receipts import SHARED
+from fedmed.wire.purposes import PURPOSES, Purpose
+from tasks.receipts import RETRIES, SHARED
 
 torch.set_num_threads(1)  # sites work side by side, one core each; torch's own threads would only compete
 
 
-def _answer(invitation: Invitation, home: Path, exchange: Path) -> Receipt:
-    """Let the hospital whose folder is `home` answer; its answer goes into the exchange, the receipt comes back."""
-    with kept_at_home(SiteHome(home)):
-        return answer(SiteHome(home), invitation, FolderExchange(exchange))
+def _step(site: str, round: int, run: str, question: str, home: Path, exchange: Path, seconds: float) -> Receipt:
+    """Let the hospital whose folder is `home` answer what its inbox holds under a name, within so many seconds.
+
+    A time limit of Prefect's does not stop a thread. This one leaves it behind: whoever waits goes on.
+    """
+    last = (task_run.run_count or 1) > RETRIES
+    return within(seconds, site, lambda: step(SiteHome(home), FolderExchange(exchange), run, question, last=last))
 
 
-def _site_task(purpose: Purpose, name: str, *, minutes: float, verb: str) -> Task[..., Receipt]:
+def _site_task(name: str, purpose: Purpose) -> Task[..., Receipt]:
     return Task(
-        _answer,
-        name=purpose,
-        description=f"{verb} Returns a receipt; the answer itself is in the exchange.",
-        task_run_name=name,
-        timeout_seconds=60 * minutes,
+        _step,
+        name=name,
+        description=f"{purpose.says} Returns a receipt; the answer itself is in the exchange.",
+        task_run_name=purpose.title,
         **SHARED,
     )
 
 
-SITE_TASKS: dict[Purpose, Task[..., Receipt]] = {
-    "validate": _site_task(
-        "validate",
-        "validate · {invitation.recipient}",
-        minutes=15,
-        verb="Hold the hospital's data against the contract.",
-    ),
-    "describe": _site_task(
-        "describe", "describe · {invitation.recipient}", minutes=15, verb="Send counts and sums of the training rows."
-    ),
-    "statistics": _site_task(
-        "statistics", "statistics · {invitation.recipient}", minutes=5, verb="Send the sums of the number columns."
-    ),
-    "train": _site_task(
-        "train",
-        "train · {invitation.recipient} · round {invitation.round:02d}",
-        minutes=60,
-        verb="Train on the hospital's own rows.",
-    ),
-    "evaluate": _site_task(
-        "evaluate",
-        "evaluate · {invitation.recipient} · round {invitation.round:02d}",
-        minutes=15,
-        verb="Measure the round's model on the hospital's validation rows.",
-    ),
-    "test": _site_task(
-        "test",
-        "test · {invitation.recipient}",
-        minutes=60,
-        verb="Measure the chosen model on the hospital's test rows.",
-    ),
-}
+SITE_TASKS: dict[str, Task[..., Receipt]] = {name: _site_task(name, purpose) for name, purpose in PURPOSES.items()}
 
 
-@task(name="partition", task_run_name="partition · {site}", timeout_seconds=900, **SHARED)
-def partition(root: Path, site: str) -> dict[str, Any]:
-    """Split and encrypt a hospital's records; what the coordinator may know of it becomes a receipt."""
-    workspace = Workspace(root)
-    home = SiteHome(workspace.home(site))
+@task(name="partition", task_run_name="partition · {site}", **SHARED)
+def partition(site: str, home: SiteHome, cohort: Cohort, split: SplitOptions, seconds: float) -> dict[str, Any]:
+    """Split and encrypt a hospital's records; what the coordinator may know of it comes back as a receipt."""
     with kept_at_home(home):
-        receipt, written = partition_records(home, workspace.cohort(), workspace.settings().split)
-    workspace.keep_receipt(receipt)
-    return {**receipt.model_dump(), "written": written}
+        receipt, written = within(seconds, site, lambda: partition_records(home, cohort, split))
+    return {"receipt": receipt, "written": written}

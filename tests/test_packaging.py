@@ -32,8 +32,10 @@ def test_the_wheel_holds_code_data_and_templates(tmp_path: Path) -> None:
         names = set(archive.namelist())
         for needed in (
             "fedmed/py.typed",
-            "fedmed/datasets/heart_disease/heart_disease.csv",
-            "fedmed/datasets/heart_disease/ATTRIBUTION.md",
+            "fedmed/data/contract.html",
+            "fedmed/registry/evaluation.html",
+            "fedmed/public/tables/heart_disease/heart_disease.csv",
+            "fedmed/public/tables/heart_disease/ATTRIBUTION.md",
             "fedmed/template/params.yaml",
             "fedmed/template/cohorts/heart_disease.yaml",
             "fedmed/template/cohorts/tcga_brca.yaml",
@@ -50,7 +52,7 @@ def test_the_wheel_holds_code_data_and_templates(tmp_path: Path) -> None:
 def test_the_embedded_table_is_the_known_one() -> None:
     import hashlib
 
-    from fedmed.datasets.heart_disease.build import SHA256
+    from fedmed.public.tables.heart_disease.build import SHA256
 
-    table = ROOT / "fedmed" / "datasets" / "heart_disease" / "heart_disease.csv"
+    table = ROOT / "fedmed" / "public" / "tables" / "heart_disease" / "heart_disease.csv"
     assert hashlib.sha256(table.read_bytes()).hexdigest() == SHA256

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.arrays import measurements, raw_arrays
 from fedmed.data.cohort import Cohort, Column
 from fedmed.models.encoding import WHITE, InputStatistics, scale_range, scaled_inputs

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Self
 
+from fedmed.coordinator.asking import Asked
 from fedmed.data.partition import PartitionReceipt
-from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, WorkspaceError
-from fedmed.exchange.base import Exchange, fetch
-from fedmed.exchange.messages import COORDINATOR, Address, Admission, Invitation, Purpose
+from fedmed.errors import WorkspaceError
+from fedmed.gates import Gate, Verdict, against, fails_if, judge
 from fedmed.settings import Settings
 from fedmed.typed_yaml import Record
+from fedmed.weights import sha256
+from fedmed.wire.messages import Admission, Question, encode
 
 
 class Admissions(Record):
@@ -24,27 +26,18 @@ class Admissions(Record):
     sites: dict[str, Admission]
 
     @classmethod
-    def gather(cls, validation: str, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange) -> Self:
-        """From the answers in the exchange; a hospital without an answer that can be used is quarantined for that."""
-        sites, unusable = {}, dict(failed)
-        for site in answered:
-            try:
-                sites[site] = _checked(
-                    fetch(exchange, Address(validation, 0, "admission", site, COORDINATOR), Admission)
-                )
-            except ExchangeError as problem:
-                unusable[site] = str(problem)
+    def gather(cls, questions: Sequence[Question], asked: Asked) -> Self:
+        """From what came of a validation; a hospital without an answer that can be used is quarantined for that."""
+        sites, unusable = {}, dict(asked.failed)
+        for site, admission in asked.answers.items():
+            if reasons := against(judge(ADMISSION, admission)):
+                unusable[site] = "; ".join(reasons)
+            else:
+                sites[site] = admission
+        by_site = {question.recipient: question for question in questions}
         for site, reason in unusable.items():
-            sites[site] = Admission(
-                run=validation,
-                sender=site,
-                admitted=False,
-                failed=(f"validation: {reason}",),
-                expectations=0,
-                fingerprint=None,
-                rows={},
-            )
-        return cls(validation=validation, sites=dict(sorted(sites.items())))
+            sites[site] = _quarantined(by_site[site], f"validation: {reason}")
+        return cls(validation=questions[0].run, sites=dict(sorted(sites.items())))
 
     @property
     def admitted(self) -> list[str]:
@@ -66,11 +59,28 @@ class Admissions(Record):
         return {site: message.failed for site, message in sorted(self.sites.items()) if not message.admitted}
 
 
-def _checked(admission: Admission) -> Admission:
+def _quarantined(question: Question, reason: str) -> Admission:
+    return Admission(
+        run=question.run,
+        attempt=question.attempt,
+        sender=question.recipient,
+        purpose=question.purpose,
+        question=sha256(encode(question)),
+        admitted=False,
+        failed=(reason,),
+        expectations=0,
+        fingerprint=None,
+        rows={},
+    )
+
+
+def _says_what_it_has(admission: Admission) -> Verdict:
     """An answer by which a hospital takes part says which partition it has, and how much of it there is to train on."""
-    if admission.admitted and (admission.fingerprint is None or not admission.rows.get("train")):
-        raise MessageRefused(f"{admission.sender}: expected the fingerprint and training rows of an admitted partition")
-    return admission
+    silent = admission.admitted and (admission.fingerprint is None or not admission.rows.get("train"))
+    return fails_if(silent, f"{admission.sender}: expected the fingerprint and training rows of an admitted partition")
+
+
+ADMISSION: dict[str, Gate[Admission]] = {"complete": _says_what_it_has}
 
 
 def digest_of(*parts: object) -> str:
@@ -108,40 +118,25 @@ def validation_id(settings: Settings, receipts: Mapping[str, PartitionReceipt]) 
     return "validation-" + digest_of(fingerprints, settings.privacy.model_dump(), code_digest())[:10]
 
 
-def invite_to_validate(settings: Settings, receipts: Mapping[str, PartitionReceipt]) -> list[Invitation]:
-    """One invitation a hospital, in site order."""
+def ask_to_validate(settings: Settings, receipts: Mapping[str, PartitionReceipt], attempt: int = 1) -> list[Question]:
+    """One question a hospital, in site order."""
     fingerprints = {site: receipt.fingerprint for site, receipt in receipts.items()}
-    return invite_sites(validation_id(settings, receipts), "validate", fingerprints, settings)
+    return questions_to(validation_id(settings, receipts), "validate", fingerprints, settings, attempt)
 
 
-def invite_sites(run: str, purpose: Purpose, fingerprints: Mapping[str, str], settings: Settings) -> list[Invitation]:
-    """One invitation for each hospital that is named with the partition that is meant, in site order; no plan yet."""
+def questions_to(
+    run: str, purpose: str, fingerprints: Mapping[str, str], settings: Settings, attempt: int = 1
+) -> list[Question]:
+    """One question for each hospital that is named with the partition that is meant, in site order; no plan yet."""
     return [
-        Invitation(
+        Question(
             run=run,
+            attempt=attempt,
             recipient=site,
             purpose=purpose,
             minimum_cell=settings.privacy.minimum_cell,
             fingerprint=fingerprints[site],
+            sites=tuple(sorted(fingerprints)),
         )
         for site in sorted(fingerprints)
     ]
-
-
-def check_quorum(present: int, quorum: int, what: str, absent: Mapping[str, object]) -> None:
-    """Stop if fewer hospitals are there than the quorum (federation.quorum in params.yaml).
-
-    Raises:
-        QuorumNotMet: saying how many there are, who is missing and why.
-    """
-    if present >= quorum:
-        return
-    reasons = "; ".join(f"{site}: {_words(reason)}" for site, reason in sorted(absent.items()))
-    hospitals = present + len(absent)
-    raise QuorumNotMet(
-        f"{what} {present} of {hospitals} hospitals, but the quorum (federation.quorum) is {quorum}. {reasons}"
-    )
-
-
-def _words(reason: object) -> str:
-    return ", ".join(map(str, reason)) if isinstance(reason, tuple | list) else str(reason)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from fedmed.aggregation.description import Told, described, description_layout, read_tables
 from fedmed.aggregation.summaries import Summary, summarise
-from fedmed.coordinator.admission import Admissions, check_quorum, code_digest, digest_of, invite_sites
+from fedmed.coordinator.admission import Admissions, code_digest, digest_of, questions_to
+from fedmed.coordinator.asking import Asked
 from fedmed.data.cohort import Cohort
+from fedmed.engine.loop import check_quorum
 from fedmed.errors import ExchangeError, MessageRefused, QuorumNotMet, WorkspaceError
-from fedmed.exchange.base import Exchange, fetch
-from fedmed.exchange.messages import COORDINATOR, Address, Description, Invitation
+from fedmed.exchange.base import Exchange
 from fedmed.files import write_atomically
 from fedmed.settings import Settings
 from fedmed.typed_yaml import Record
 from fedmed.weights import from_bytes
+from fedmed.wire.messages import Description, Question
+from fedmed.wire.post import payload_of
 
 
 class Described(Record):
@@ -39,26 +42,27 @@ class FederatedDescription(Record):
     failed: dict[str, str] = {}
 
 
-def invite_to_describe(settings: Settings, cohort: Cohort, admissions: Admissions) -> list[Invitation]:
-    """Ask the admitted hospitals to describe their training rows; the same question again has the same name.
+def ask_to_describe(settings: Settings, cohort: Cohort, admissions: Admissions, attempt: int = 1) -> list[Question]:
+    """Ask the admitted hospitals to describe their training rows."""
+    return questions_to(
+        description_id(settings, cohort, admissions), "describe", admissions.fingerprints, settings, attempt
+    )
+
+
+def description_id(settings: Settings, cohort: Cohort, admissions: Admissions) -> str:
+    """The name of a description; the same question again has the same name.
 
     Raises:
         QuorumNotMet: if no hospital is admitted.
     """
     if not admissions.admitted:
         raise QuorumNotMet("no hospital is admitted, so there is nothing to describe; see `fedmed validate`")
-    partitions = admissions.fingerprints
-    run = "description-" + digest_of(partitions, settings.privacy.minimum_cell, cohort.digest, code_digest())[:10]
-    return invite_sites(run, "describe", partitions, settings)
+    digest = digest_of(admissions.fingerprints, settings.privacy.minimum_cell, cohort.digest, code_digest())
+    return f"description-{digest[:10]}"
 
 
 def gather_descriptions(
-    run: str,
-    settings: Settings,
-    cohort: Cohort,
-    answered: Iterable[str],
-    failed: Mapping[str, str],
-    exchange: Exchange,
+    run: str, settings: Settings, cohort: Cohort, asked: Asked, exchange: Exchange
 ) -> FederatedDescription:
     """Pool what the hospitals told.
 
@@ -66,20 +70,19 @@ def gather_descriptions(
         run: the name of the description.
         settings: for the quorum and the minimum cell that was asked for.
         cohort: the declaration.
-        answered: the hospitals that posted a description.
-        failed: hospital → why it did not.
-        exchange: where the descriptions are.
+        asked: what came of the question.
+        exchange: where the payloads are.
 
     Raises:
         QuorumNotMet: if too few descriptions could be used.
     """
-    features, told, failed = described(cohort), {}, dict(failed)
-    for site in sorted(answered):
+    features, told, failed = described(cohort), {}, dict(asked.failed)
+    for site, message in asked.answers.items():
         try:
-            told[site] = _told(run, site, settings.privacy.minimum_cell, cohort, exchange)
+            told[site] = _told(message, settings.privacy.minimum_cell, cohort, exchange)
         except ExchangeError as problem:
             failed[site] = str(problem)
-    check_quorum(len(told), settings.federation.quorum, "there are descriptions of", failed)
+    check_quorum(sorted(told), settings.federation.quorum, "there are descriptions of", failed)
 
     def of(sites: Iterable[str]) -> Described:
         parts = [told[site] for site in sites]
@@ -119,11 +122,11 @@ def read_description(path: Path) -> FederatedDescription:
         raise WorkspaceError(f"{path}: not a description; run `fedmed data describe`") from None
 
 
-def _told(run: str, site: str, minimum_cell: int, cohort: Cohort, exchange: Exchange) -> dict[str, Told]:
-    message = fetch(exchange, Address(run, 0, "description", site, COORDINATOR), Description)
+def _told(message: Description, minimum_cell: int, cohort: Cohort, exchange: Exchange) -> dict[str, Told]:
+    site = message.sender
     if message.minimum_cell < minimum_cell:
         raise MessageRefused(f"{site}: its minimum cell is under the {minimum_cell} that were asked for")
-    tables = from_bytes(exchange.payload(message.payload), description_layout(cohort))
+    tables = from_bytes(payload_of(exchange, message.payload), description_layout(cohort))
     try:
         return read_tables(tables, cohort, message.rows, message.minimum_cell)
     except ValueError as problem:

@@ -1,30 +1,30 @@
-"""The final test as the coordinator sees it: every hospital's report, and what may be said over all of them."""
+"""The evaluation of the chosen model as the coordinator sees it: what every hospital says, and what all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from fedmed.coordinator.asking import Asked
 from fedmed.coordinator.history import write_csv
 from fedmed.coordinator.reports import check_report
-from fedmed.coordinator.rounds import model_of
 from fedmed.errors import ExchangeError, WorkspaceError
 from fedmed.evaluation.fairness import Spread, spread
 from fedmed.evaluation.measurement import Measurement
-from fedmed.exchange.base import Exchange, fetch, reference
-from fedmed.exchange.messages import COORDINATOR, EVERYONE, Address, GlobalModel, Payload, Plan, TestReport
 from fedmed.files import write_atomically, write_json
+from fedmed.settings import Settings
 from fedmed.targets.kind import KindName
 from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Record
-from fedmed.weights import Weights, to_bytes
+from fedmed.wire.messages import Payload, Plan, Question, SiteEvaluation
+from fedmed.wire.post import reference
 
 
 class Evaluation(Record):
-    """The reports of all hospitals on one model.
+    """What all hospitals say of one model.
 
     `kind` is that of the target; `subgroups` names the declared columns, and what their categories mean.
     """
@@ -33,7 +33,7 @@ class Evaluation(Record):
     round: int
     kind: KindName
     subgroups: dict[str, dict[str, str]] = {}
-    sites: dict[str, TestReport]
+    sites: dict[str, SiteEvaluation]
     failed: dict[str, str] = {}
 
     def value(self, site: str, model: str, metric: str) -> float | None:
@@ -68,34 +68,51 @@ class Evaluation(Record):
         return KINDS[self.kind].headline
 
 
-def plan_of(run: str, exchange: Exchange) -> Plan:
-    """The plan that was posted for a run."""
-    return fetch(exchange, Address(run, 0, "plan", COORDINATOR, EVERYONE), Plan)
+def ask_to_evaluate(
+    plan: Plan, number: int, attempt: int, models: dict[str, Payload], settings: Settings, counted: Mapping[str, str]
+) -> list[Question]:
+    """Ask every participant to measure models on its test rows.
+
+    Args:
+        plan: of the run.
+        number: the chosen round.
+        attempt: the present one.
+        models: what is to be measured, by name.
+        settings: the public parameters.
+        counted: hospital → its last update that counted, up to the chosen round.
+    """
+    return [
+        Question(
+            run=plan.run,
+            attempt=attempt,
+            round=number,
+            recipient=site,
+            purpose="evaluate",
+            minimum_cell=settings.privacy.minimum_cell,
+            fingerprint=plan.fingerprints[site],
+            plan=reference(plan.encoded()),
+            models=models,
+            sites=plan.participants,
+            counted=counted[site],
+            resamples=settings.evaluation.resamples,
+            own=settings.evaluation.own,
+        )
+        for site in plan.participants
+    ]
 
 
-def post_model(plan: Plan, weights: Weights, recipient: str, number: int, exchange: Exchange) -> Payload:
-    """Post weights that are not a round's own, such as the pooled model's, for a test."""
-    data = to_bytes(weights)
-    message = GlobalModel(run=plan.run, round=number, recipient=recipient, payload=reference(data))
-    exchange.post(message, data)
-    return message.payload
-
-
-def gather_reports(
-    run: str, number: int, answered: Iterable[str], failed: Mapping[str, str], exchange: Exchange
-) -> Evaluation:
-    """The reports that were posted on the model of round `number`; what no test can have given is refused."""
-    reports, refused = {}, dict(failed)
-    cohort, tested = plan_of(run, exchange).cohort, model_of(run, number, exchange)
-    for site in sorted(answered):
+def gather_evaluations(plan: Plan, number: int, model: Payload, asked: Asked) -> Evaluation:
+    """What the hospitals made of the model of round `number`; what no evaluation can have given is refused."""
+    reports, refused = {}, dict(asked.failed)
+    for site, report in asked.answers.items():
         try:
-            report = fetch(exchange, Address(run, number, "report", site, COORDINATOR), TestReport)
-            check_report(report, cohort, tested.payload.sha256)
+            check_report(report, plan.cohort, model.sha256)
             reports[site] = report
         except ExchangeError as problem:
             refused[site] = str(problem)
+    cohort = plan.cohort
     return Evaluation(
-        run=run,
+        run=plan.run,
         round=number,
         kind=cohort.target.kind,
         subgroups={name: dict(cohort.columns[name].categories or {}) for name in cohort.subgroups},
@@ -105,8 +122,8 @@ def gather_reports(
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write reports.json, metrics.json and curves/ into `folder`."""
-    write_atomically(folder / "reports.json", evaluation.model_dump_json(indent=1).encode() + b"\n")
+    """Write evaluations.json, metrics.json and curves/ into `folder`."""
+    write_atomically(folder / "evaluations.json", evaluation.model_dump_json(indent=1).encode() + b"\n")
     write_json(folder / "metrics.json", _metrics(evaluation))
     write_csv(
         folder / "curves" / "roc.csv",
@@ -146,12 +163,12 @@ def read_evaluation(folder: Path) -> Evaluation:
         WorkspaceError: if there is none, or its file is damaged.
     """
     try:
-        return Evaluation.model_validate_json((folder / "reports.json").read_bytes())
+        return Evaluation.model_validate_json((folder / "evaluations.json").read_bytes())
     except FileNotFoundError:
-        raise WorkspaceError(f"{folder}: no model has been tested here yet; `fedmed run` tests one") from None
+        raise WorkspaceError(f"{folder}: no model has been evaluated here yet; `fedmed run` evaluates one") from None
     except ValidationError:
         raise WorkspaceError(
-            f"{folder / 'reports.json'}: not an evaluation; `fedmed run --force` writes it anew"
+            f"{folder / 'evaluations.json'}: not an evaluation; `fedmed run --force` writes it anew"
         ) from None
 
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from fedmed.coordinator.admission import Admissions, digest_of
 from fedmed.coordinator.evaluation import Evaluation, read_evaluation
 from fedmed.coordinator.history import History, read_history
+from fedmed.coordinator.home import CoordinatorHome
 from fedmed.coordinator.runs import read_admissions
 from fedmed.errors import WorkspaceError
 from fedmed.evaluation import plots
 from fedmed.evaluation.comparison import REFERENCES
 from fedmed.lineage import git_commit, locked
 from fedmed.registry import Release
+from fedmed.settings import Settings
 from fedmed.targets.table import KINDS
-from fedmed.workspace import Workspace
 
 
-def release_of(workspace: Workspace) -> Release:
+def release_of(home: CoordinatorHome, settings: Settings, root: Path) -> Release:
     """Gather the release of the last training run.
+
+    Args:
+        home: the coordinator's.
+        settings: the public parameters.
+        root: the folder that git and DVC version.
 
     Raises:
         WorkspaceError: if training or evaluation is missing, or they are of different runs.
     """
-    settings = workspace.settings()
-    history, _ = read_history(workspace.training_folder)
-    evaluation = read_evaluation(workspace.evaluation_folder)
-    admissions = read_admissions(workspace)
+    history, _ = read_history(home.training_folder)
+    evaluation = read_evaluation(home.evaluation_folder)
+    admissions = read_admissions(home)
     if (evaluation.run, evaluation.round) != (history.run, history.chosen):
         raise WorkspaceError(
             f"the evaluation is of run {evaluation.run}, round {evaluation.round}, the model of run {history.run},"
@@ -36,7 +42,7 @@ def release_of(workspace: Workspace) -> Release:
     rounds = [record.model_dump(mode="json") for record in history.rounds]
     table = evaluation_table(evaluation)
     figures = plots.draw(
-        workspace.evaluation_folder / "plots",
+        home.evaluation_folder / "plots",
         rounds=rounds,
         chosen=history.chosen,
         evaluation=table,
@@ -45,14 +51,14 @@ def release_of(workspace: Workspace) -> Release:
     )
     return Release(
         run=history.run,
-        model_folder=workspace.training_folder / "model",
+        model_folder=home.training_folder / "model",
         parameters=parameters,
         rounds=rounds,
         admissions={site: message.model_dump(mode="json") for site, message in admissions.sites.items()},
         evaluation=table,
         headline=evaluation.headline,
         subgroups={site: report.subgroups for site, report in evaluation.sites.items() if report.subgroups},
-        lineage=_lineage(workspace, history, admissions, digest_of(parameters)),
+        lineage=_lineage(root, history, admissions, digest_of(parameters)),
         plots=figures,
         findings=[report.comparison.sentence for report in evaluation.sites.values()],
     )
@@ -74,8 +80,8 @@ def evaluation_table(evaluation: Evaluation) -> dict[str, dict[str, dict[str, An
     return table
 
 
-def _lineage(workspace: Workspace, history: History, admissions: Admissions, parameters: str) -> dict[str, Any]:
-    hashes = locked(workspace.root)
+def _lineage(root: Path, history: History, admissions: Admissions, parameters: str) -> dict[str, Any]:
+    hashes = locked(root)
     sites = {}
     for site in history.participants:
         entry = {"fingerprint": admissions.sites[site].fingerprint or ""}
@@ -83,7 +89,7 @@ def _lineage(workspace: Workspace, history: History, admissions: Admissions, par
             entry["dvc"] = md5
         sites[site] = entry
     return {
-        "git_commit": git_commit(workspace.root),
+        "git_commit": git_commit(root),
         "parameters_hash": parameters,
         "plan": history.plan,
         "sites": sites,

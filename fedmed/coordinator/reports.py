@@ -15,8 +15,8 @@ from fedmed.evaluation.comparison import REFERENCES
 from fedmed.evaluation.curves import BINS, DECIMALS, GRID, RISK_GROUPS, Curves
 from fedmed.evaluation.measurement import Measurement
 from fedmed.evaluation.names import COUNTS, UNBOUNDED
-from fedmed.exchange.messages import TestReport
 from fedmed.targets.table import KINDS
+from fedmed.wire.messages import SiteEvaluation
 
 MODELS = ("federated", "global", "own", "pooled")
 LARGEST = 1e9
@@ -24,7 +24,7 @@ WIDEST = 2.0
 """No share, area or score of :mod:`fedmed.evaluation` is larger; the Brier score of several classes reaches it."""
 
 
-def check_report(report: TestReport, cohort: Cohort, model: str) -> None:
+def check_report(report: SiteEvaluation, cohort: Cohort, model: str) -> None:
     """Hold a report against the declaration and the model that was to be tested.
 
     Args:
@@ -43,10 +43,10 @@ def check_report(report: TestReport, cohort: Cohort, model: str) -> None:
     """
     for part, holds in _rules(report, cohort, model):
         if not holds():
-            raise MessageRefused(f"{report.sender}: the report's {part} cannot be of such a test")
+            raise MessageRefused(f"{report.sender}: the report's {part} cannot be of such an evaluation")
 
 
-def _rules(report: TestReport, cohort: Cohort, model: str) -> Iterator[tuple[str, Callable[[], bool]]]:
+def _rules(report: SiteEvaluation, cohort: Cohort, model: str) -> Iterator[tuple[str, Callable[[], bool]]]:
     kind = KINDS[cohort.target.kind]
     names = set(kind.names(cohort.target.classes_count))
     comparison = report.comparison

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 from fedmed.evaluation.measurement import number
 from fedmed.typed_yaml import Record
@@ -54,8 +53,10 @@ def repeated(values: Sequence[float]) -> Repeated | None:
     mean = math.fsum(values) / seeds
     if seeds == 1:
         return Repeated(seeds=1, mean=mean)
+    from scipy.stats import t  # takes half a second, and many never compare
+
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (seeds - 1))
-    half = student_t(seeds - 1) * deviation / math.sqrt(seeds)
+    half = float(t.ppf((1 + CONFIDENCE) / 2, seeds - 1)) * deviation / math.sqrt(seeds)
     return Repeated(seeds=seeds, mean=mean, deviation=deviation, low=mean - half, high=mean + half)
 
 
@@ -67,40 +68,3 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Repea
         reference: seed → the figure that it is held against, found under the same seed on the same rows.
     """
     return repeated([values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())])
-
-
-@cache
-def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """The t for which Student's distribution has the share `confidence` of its mass in ±t.
-
-    The share has a closed form for a whole number of degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4);
-    t is found by bisection.
-
-    Raises:
-        ValueError: for less than one degree of freedom, or a share outside 0 to 1.
-
-    >>> round(student_t(1), 3), round(student_t(2), 3), round(student_t(30), 3)
-    (12.706, 4.303, 2.042)
-    """
-    if degrees < 1 or not 0 < confidence < 1:
-        raise ValueError(f"expected at least 1 degree of freedom and a share in (0, 1), got {degrees} and {confidence}")
-    low, high = 0.0, 1.0
-    while _within(high, degrees) < confidence:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < confidence else (low, middle)
-    return (low + high) / 2
-
-
-def _within(t: float, degrees: int) -> float:
-    """The share of Student's distribution within ±t."""
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, square = math.sin(angle), math.cos(angle) ** 2
-    odd = degrees % 2
-    term = math.cos(angle) if odd else 1.0
-    total = term if degrees > 1 else 0.0
-    for place in range(2 + odd, degrees, 2):
-        term *= square * (place - 1) / place
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -1,1 +1,1 @@
-"""Where coordinator and hospitals meet: typed messages, their payloads, and the places that hold them."""
+"""Places where coordinator and hospitals leave bytes for each other, each under a name that is written once."""

@@ -1,95 +1,80 @@
-"""The exchange: one interface, four methods, whatever lies behind it."""
+"""The exchange: bytes under names, written once. It knows no message, no schema and no party.
+
+Nobody calls anybody: both sides come to it. What lies in it may get lost; whoever put it there has kept it and puts it
+there again. Deleting is no part of it: that is what an operator does to a folder or a bucket.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+import re
+from typing import Protocol
 
-from fedmed.errors import MessageMissing, MessageRefused
-from fedmed.exchange.messages import Address, Message, Payload
-from fedmed.weights import sha256
+from fedmed.errors import MessageRefused
 
-LARGEST_PAYLOAD = 1 << 30
+LARGEST = 1 << 30
+"""Bytes under one name, at most."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,199}(/[a-z0-9][a-z0-9._-]{0,199}){0,7}")
 
 
 class Exchange(Protocol):
-    """Holds messages at their addresses and payloads at their digests. Nobody calls anybody: both sides come to it."""
+    """Where bytes lie under names such as `to/coordinator/3f2a91c0d1e2/001.00003.train.va`."""
 
-    def post(self, message: Message, payload: bytes | None = None) -> None:
-        """Put a message, its payload first.
+    def put(self, name: str, data: bytes) -> None:
+        """Write bytes under a name.
 
         Raises:
-            MessageConflict: if other bytes stand at its address. The same bytes again are no error.
-            MessageRefused: if the payload is not the one that the message names.
+            MessageConflict: if other bytes stand there. The same bytes again are no error.
+            MessageRefused: if the name is none, or there are over :data:`LARGEST` bytes.
         """
         ...
 
-    def find(self, address: Address) -> Any | None:
-        """The message at an address, or None."""
-        ...
-
-    def payload(self, reference: Payload) -> bytes:
-        """The bytes that a message names, checked.
+    def get(self, name: str, most: int = LARGEST) -> bytes | None:
+        """What stands under a name; None if nothing does, or not the whole of what was put there.
 
         Raises:
-            MessageMissing: if they are not there.
-            MessageRefused: if they are oversized or not the bytes that the reference names.
+            MessageRefused: if the name is none, or over `most` bytes stand there.
         """
         ...
 
-    def discard(self, run: str, topic: str | None = None) -> None:
-        """Forget all messages of a run, or those of one topic."""
+    def names(self, prefix: str) -> list[str]:
+        """All names below a prefix that ends with `/`, sorted.
+
+        Raises:
+            MessageRefused: if the prefix is none.
+        """
         ...
 
 
-M = TypeVar("M", bound=Message)
-
-
-def fetch(exchange: Exchange, address: Address, kind: type[M]) -> M:
-    """The message of one kind at an address.
+def check_name(name: str) -> str:
+    """A name, if it is one: parts of small letters, digits, `.`, `_` and `-`, with `/` between them.
 
     Raises:
-        MessageMissing: if nothing stands there.
-        MessageRefused: if something else does.
+        MessageRefused: if it is not.
     """
-    message = exchange.find(address)
-    if message is None:
-        raise MessageMissing(f"nothing was posted at {'/'.join(map(str, address))}")
-    if not isinstance(message, kind) or message.address != address:
+    if not _NAME.fullmatch(name):
         raise MessageRefused(
-            f"{'/'.join(map(str, address))}: expected a {kind.__name__} of this address, got another message"
+            f"{name[:80]!r}: expected a name in parts of small letters, digits, '.', '_' and '-', with '/' between them"
         )
-    return message
+    return name
 
 
-def reference(data: bytes) -> Payload:
-    """The name of some bytes."""
-    return Payload(sha256=sha256(data), size=len(data))
-
-
-def check_payload(data: bytes, expected: Payload) -> bytes:
-    """`data`, if they are the bytes that `expected` names.
+def check_size(name: str, size: int, most: int = LARGEST) -> None:
+    """Refuse what is too large.
 
     Raises:
-        MessageRefused: if they are not.
+        MessageRefused: naming it.
     """
-    if len(data) != expected.size or sha256(data) != expected.sha256:
-        raise MessageRefused(
-            f"payload {expected.sha256[:12]}…: expected {expected.size} bytes with this digest, got {len(data)} others"
-        )
-    return data
+    if size > most:
+        raise MessageRefused(f"{name}: expected at most {most} bytes, got {size}")
 
 
-def check_post(message: Message, payload: bytes | None) -> None:
-    """Refuse a payload that the message does not name, or is too large.
+def check_prefix(prefix: str) -> str:
+    """A prefix, if it is one.
 
     Raises:
-        MessageRefused: naming what differs.
+        MessageRefused: if it does not end with `/`, or could not begin a name.
     """
-    if payload is not None and message.payload is None:
-        raise MessageRefused(f"{message.topic}: a payload came with a message that names none")
-    if payload is not None and message.payload is not None:
-        check_payload(payload, message.payload)
-    if message.payload is not None and message.payload.size > LARGEST_PAYLOAD:
-        raise MessageRefused(
-            f"{message.topic}: a payload of {message.payload.size} bytes; at most {LARGEST_PAYLOAD} are taken"
-        )
+    if not prefix.endswith("/"):
+        raise MessageRefused(f"{prefix[:80]!r}: expected a prefix that ends with '/'")
+    check_name(prefix[:-1])
+    return prefix

@@ -1,82 +1,84 @@
-"""An exchange in a folder: for one machine, or a shared file system.
+"""An exchange in a folder: for one machine, or a shared file system. A name is a path below it.
 
-messages/<run>/<round>/<topic>/<sender>--<recipient>.json
-payloads/<first two digits>/<sha256>
+Each file begins with the SHA-256 of the rest, so that what was torn by a crash or damaged on the disk is told from what
+stands there whole: it counts as nothing, and whoever put it there may put it again.
 """
 
 from __future__ import annotations
 
-import shutil
+import hashlib
+import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from fedmed.errors import MessageConflict, MessageMissing, MessageRefused
-from fedmed.exchange.base import LARGEST_PAYLOAD, check_payload, check_post
-from fedmed.exchange.messages import LARGEST_MESSAGE, Address, Message, Payload, decode, encode
+from fedmed.errors import MessageConflict, MessageRefused
+from fedmed.exchange.base import LARGEST, check_name, check_prefix, check_size
 from fedmed.files import create_exclusively, write_atomically
+
+_HEAD = 65
 
 
 class FolderExchange:
-    """See :class:`fedmed.exchange.base.Exchange`. A message appears whole, after its payload, and only once."""
+    """See :class:`fedmed.exchange.base.Exchange`. Bytes appear whole, and of two writers at once one is told.
+
+    Nothing is forced to the disk here: the sender has kept what it put, and heals what a power cut takes.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def post(self, message: Message, payload: bytes | None = None) -> None:
+    def put(self, name: str, data: bytes) -> None:
         """See :class:`~fedmed.exchange.base.Exchange`."""
-        check_post(message, payload)
-        if payload is not None and message.payload is not None:
-            target = self._payload_path(message.payload)
-            # The same bytes may stand there already, posted with another message; damaged ones are replaced.
-            if not target.is_file() or target.read_bytes() != payload:
-                write_atomically(target, payload)
-        path = self._path(message.address)
-        data = encode(message)
+        check_size(name, len(data))
+        path = self.root / check_name(name)
+        content = _sealed(data)
         try:
-            create_exclusively(path, data)
+            create_exclusively(path, content, durable=False)
         except FileExistsError:
-            if path.read_bytes() != data:
-                raise MessageConflict(
-                    f"{'/'.join(map(str, message.address))}: another message stands here already"
-                ) from None
+            there = self._whole(path)
+            if there is None:
+                write_atomically(path, content, durable=False)
+            elif there != data:
+                raise MessageConflict(f"{name}: other bytes stand here already") from None
 
-    def find(self, address: Address) -> Any | None:
+    def get(self, name: str, most: int = LARGEST) -> bytes | None:
         """See :class:`~fedmed.exchange.base.Exchange`."""
-        path = self._path(address)
+        path = self.root / check_name(name)
         try:
-            if not stat.S_ISREG(path.lstat().st_mode):
-                raise MessageRefused(f"{path.name}: expected a file, got something else")
-            if path.stat().st_size > LARGEST_MESSAGE:
-                raise MessageRefused(f"{path.name}: expected at most {LARGEST_MESSAGE} bytes")
-            return decode(path.read_bytes())
-        except FileNotFoundError:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        if not stat.S_ISREG(status.st_mode):
+            raise MessageRefused(f"{name}: expected a file, got something else")
+        check_size(name, status.st_size - _HEAD, most)
+        return self._whole(path)
 
-    def payload(self, reference: Payload) -> bytes:
+    def names(self, prefix: str) -> list[str]:
         """See :class:`~fedmed.exchange.base.Exchange`."""
-        path = self._payload_path(reference)
+        return sorted(_below(self.root / check_prefix(prefix)[:-1], prefix))
+
+    @staticmethod
+    def _whole(path: Path) -> bytes | None:
         try:
-            if (
-                not stat.S_ISREG(path.lstat().st_mode)
-                or path.stat().st_size != reference.size
-                or reference.size > LARGEST_PAYLOAD
-            ):
-                raise MessageRefused(f"payload {reference.sha256[:12]}…: expected {reference.size} bytes, got others")
-            return check_payload(path.read_bytes(), reference)
-        except FileNotFoundError:
-            raise MessageMissing(f"payload {reference.sha256[:12]}… was not posted") from None
+            content = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
+            return None
+        data = content[_HEAD:]
+        return data if content == _sealed(data) else None
 
-    def discard(self, run: str, topic: str | None = None) -> None:
-        """See :class:`~fedmed.exchange.base.Exchange`."""
-        folder = self.root / "messages" / run
-        for unwanted in [folder] if topic is None else list(folder.glob(f"*/{topic}")):
-            if unwanted.exists():
-                shutil.rmtree(unwanted)
 
-    def _path(self, address: Address) -> Path:
-        name = f"{address.sender}--{address.recipient}.json"
-        return self.root / "messages" / address.run / f"{address.round:04d}" / address.topic / name
+def _sealed(data: bytes) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode() + b"\n" + data
 
-    def _payload_path(self, reference: Payload) -> Path:
-        return self.root / "payloads" / reference.sha256[:2] / reference.sha256
+
+def _below(folder: Path, prefix: str) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(folder / entry.name, f"{prefix}{entry.name}/")
+        elif not entry.name.startswith("."):  # a file that is being written
+            yield prefix + entry.name

@@ -3,46 +3,33 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
-from fedmed.errors import MessageConflict, MessageMissing
-from fedmed.exchange.base import check_payload, check_post
-from fedmed.exchange.messages import Address, Message, Payload, decode, encode
+from fedmed.errors import MessageConflict
+from fedmed.exchange.base import LARGEST, check_name, check_prefix, check_size
 
 
 class MemoryExchange:
-    """See :class:`fedmed.exchange.base.Exchange`. Messages are kept as bytes, so what comes out was really encoded."""
+    """See :class:`fedmed.exchange.base.Exchange`."""
 
     def __init__(self) -> None:
-        self._messages: dict[Address, bytes] = {}
-        self._payloads: dict[str, bytes] = {}
+        self._held: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def post(self, message: Message, payload: bytes | None = None) -> None:
+    def put(self, name: str, data: bytes) -> None:
         """See :class:`~fedmed.exchange.base.Exchange`."""
-        check_post(message, payload)
-        data = encode(message)
+        check_size(name, len(data))
         with self._lock:
-            if self._messages.get(message.address, data) != data:
-                raise MessageConflict(f"{'/'.join(map(str, message.address))}: another message stands here already")
-            if payload is not None and message.payload is not None:
-                self._payloads[message.payload.sha256] = payload
-            self._messages[message.address] = data
+            if self._held.setdefault(check_name(name), data) != data:
+                raise MessageConflict(f"{name}: other bytes stand here already")
 
-    def find(self, address: Address) -> Any | None:
+    def get(self, name: str, most: int = LARGEST) -> bytes | None:
         """See :class:`~fedmed.exchange.base.Exchange`."""
-        data = self._messages.get(address)
-        return None if data is None else decode(data)
+        data = self._held.get(check_name(name))
+        if data is not None:
+            check_size(name, len(data), most)
+        return data
 
-    def payload(self, reference: Payload) -> bytes:
-        """See :class:`~fedmed.exchange.base.Exchange`."""
-        data = self._payloads.get(reference.sha256)
-        if data is None:
-            raise MessageMissing(f"payload {reference.sha256[:12]}… was not posted")
-        return check_payload(data, reference)
-
-    def discard(self, run: str, topic: str | None = None) -> None:
+    def names(self, prefix: str) -> list[str]:
         """See :class:`~fedmed.exchange.base.Exchange`."""
         with self._lock:
-            for address in [a for a in self._messages if a.run == run and topic in (None, a.topic)]:
-                del self._messages[address]
+            return sorted(name for name in self._held if name.startswith(check_prefix(prefix)))

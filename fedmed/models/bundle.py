@@ -16,7 +16,7 @@ from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused, WorkspaceError
 from fedmed.files import write_atomically
 from fedmed.models.encoding import InputStatistics, encode
-from fedmed.models.networks import ModelOptions, network_for, state_of
+from fedmed.models.networks import NetworkOptions, network_for, state_of
 from fedmed.targets.table import KINDS
 from fedmed.targets.target import Target
 from fedmed.typed_yaml import Record
@@ -30,7 +30,7 @@ class ModelDescription(Record):
     """Everything about a model but its weights."""
 
     cohort: Cohort
-    network: ModelOptions
+    network: NetworkOptions
     statistics: InputStatistics
     run: str
     round: int
@@ -112,7 +112,7 @@ def outputs(network: nn.Module, weights: Weights, features: torch.Tensor) -> tor
 
 
 def predictions(
-    outputs: torch.Tensor, target: Target, options: ModelOptions, shift: float | Sequence[float] = 0.0
+    outputs: torch.Tensor, target: Target, options: NetworkOptions, shift: float | Sequence[float] = 0.0
 ) -> np.ndarray:
     """What a model says of each row.
 

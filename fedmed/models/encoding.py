@@ -99,7 +99,7 @@ def encode(rows: pd.DataFrame, cohort: Cohort, statistics: InputStatistics) -> T
     Values*, equations 1 and 2. The table's columns stand in every step.
 
     Args:
-        rows: a frame with at least the cohort's columns, as :mod:`fedmed.data.reading` cleans them.
+        rows: a frame with at least the cohort's columns, as :mod:`fedmed.sources.reading` cleans them.
         cohort: the declaration.
         statistics: of :func:`scaled_inputs`.
 

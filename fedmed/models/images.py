@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedmed.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fedmed.models.networks import ModelOptions
+    from fedmed.models.networks import NetworkOptions
 
 SMALLEST_SIDE = 8
 MOST_GROUPS = 8
@@ -31,15 +31,15 @@ class Cnn(nn.Module):
         SettingsError: if the shape is not that of an image, the image is too small, or the kernel even.
     """
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: tuple[int, ...], outputs: int, options: NetworkOptions) -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < SMALLEST_SIDE:
             raise SettingsError(
-                f"model.name: cnn reads images (channels, height, width) of at least {SMALLEST_SIDE} by"
+                f"network.name: cnn reads images (channels, height, width) of at least {SMALLEST_SIDE} by"
                 f" {SMALLEST_SIDE}, but a row of this cohort has the shape {shape}; choose another network"
             )
         if options.kernel % 2 == 0:
-            raise SettingsError(f"model.kernel: that of a cnn must be odd, got {options.kernel}")
+            raise SettingsError(f"network.kernel: that of a cnn must be odd, got {options.kernel}")
         widths = [shape[0], *options.widths]
         layers: list[nn.Module] = []
         for place, (inner, outer) in enumerate(pairwise(widths)):
@@ -59,7 +59,7 @@ class Cnn(nn.Module):
         return logits
 
 
-def normalisation(options: ModelOptions, channels: int) -> nn.Module:
+def normalisation(options: NetworkOptions, channels: int) -> nn.Module:
     """The normalisation of a layer's `channels`.
 
     `group` normalises each image by itself and holds no statistics, so it needs no agreement between hospitals (Wu and

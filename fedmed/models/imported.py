@@ -48,18 +48,20 @@ def find_class(path: str) -> type[nn.Module]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as problem:
         if problem.name is None or not f"{module_name}.".startswith(f"{problem.name}."):
-            raise SettingsError(f"model.name {path}: {module_name} imports {problem.name}, which is missing") from None
+            raise SettingsError(
+                f"network.name {path}: {module_name} imports {problem.name}, which is missing"
+            ) from None
         raise SettingsError(
-            f"model.name {path}: there is no module {problem.name}; install it in the environment of every hospital and"
-            " of the coordinator, or put its file into"
+            f"network.name {path}: there is no module {problem.name}; install it in the environment of every hospital"
+            " and of the coordinator, or put its file into"
             " the workspace's folder where one machine plays them all"
         ) from None
     except Exception as problem:  # the user's code may raise anything
-        raise SettingsError(f"model.name {path}: {module_name} does not import: {_told(problem)}") from problem
+        raise SettingsError(f"network.name {path}: {module_name} does not import: {_told(problem)}") from problem
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         what = "nothing of that name" if found is None else f"a {type(found).__name__}"
-        raise SettingsError(f"model.name {path}: expected a subclass of torch.nn.Module, {module_name} has {what}")
+        raise SettingsError(f"network.name {path}: expected a subclass of torch.nn.Module, {module_name} has {what}")
     return found
 
 
@@ -72,7 +74,7 @@ def source_digest(path: str) -> str:
     try:
         return hashlib.sha256(Path(inspect.getfile(find_class(path))).read_bytes()).hexdigest()
     except (OSError, TypeError):
-        raise SettingsError(f"model.name {path}: its source file cannot be read") from None
+        raise SettingsError(f"network.name {path}: its source file cannot be read") from None
 
 
 def build_imported(recipe: Recipe) -> nn.Module:
@@ -110,12 +112,12 @@ def _construct(recipe: Recipe, seed: int) -> nn.Module:
         try:
             network = cls(recipe.shape, recipe.outputs, **recipe.arguments)
         except Exception as problem:  # the user's code may raise anything
-            raise SettingsError(f"model.name {recipe.path}: {_call(recipe)} failed: {_told(problem)}") from problem
+            raise SettingsError(f"network.name {recipe.path}: {_call(recipe)} failed: {_told(problem)}") from problem
     return network
 
 
 def _check_state(network: nn.Module, recipe: Recipe) -> None:
-    where = f"model.name {recipe.path}"
+    where = f"network.name {recipe.path}"
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         if is_lazy(tensor):
             raise SettingsError(f"{where}: {name} is lazy; give every layer its sizes")
@@ -134,7 +136,7 @@ def _check_state(network: nn.Module, recipe: Recipe) -> None:
 
 
 def _check_forward(network: nn.Module, recipe: Recipe) -> None:
-    where = f"model.name {recipe.path}"
+    where = f"network.name {recipe.path}"
     rows = torch.zeros(2, *recipe.shape)
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     for training in (True, False):

@@ -38,7 +38,7 @@ _HIDDEN = {"mlp": (256, 128), "gru": (64,)}
 _CHANNELS = {"cnn": (16, 32, 64), "tcn": (32, 32, 32, 32)}
 
 
-class ModelOptions(Record):
+class NetworkOptions(Record):
     """Which network, and its size."""
 
     name: str = Field(
@@ -94,7 +94,7 @@ class ModelOptions(Record):
 class Logistic(nn.Linear):
     """One linear layer on the flattened row: logistic regression, or the linear predictor of a Cox model (Cox 1972)."""
 
-    def __init__(self, shape: InputShape, outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: InputShape, outputs: int, options: NetworkOptions) -> None:
         super().__init__(math.prod(shape), outputs)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Logistic(nn.Linear):
 class Mlp(nn.Module):
     """A multi-layer perceptron on the flattened row, with ReLU between its layers."""
 
-    def __init__(self, shape: InputShape, outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: InputShape, outputs: int, options: NetworkOptions) -> None:
         super().__init__()
         widths = [math.prod(shape), *options.widths]
         layers: list[nn.Module] = []
@@ -120,7 +120,7 @@ class Mlp(nn.Module):
         return logits
 
 
-NETWORKS: dict[str, Callable[[InputShape, int, ModelOptions], nn.Module]] = {
+NETWORKS: dict[str, Callable[[InputShape, int, NetworkOptions], nn.Module]] = {
     "logistic": Logistic,
     "mlp": Mlp,
     "cnn": Cnn,
@@ -136,7 +136,7 @@ class StateNames(NamedTuple):
     statistics: tuple[str, ...]
 
 
-def build_network(shape: InputShape, outputs: int, options: ModelOptions) -> nn.Module:
+def build_network(shape: InputShape, outputs: int, options: NetworkOptions) -> nn.Module:
     """The function that `options` name, for rows of `shape`; its own state is zero, see :func:`initial_weights`.
 
     Raises:
@@ -161,7 +161,7 @@ def build_network(shape: InputShape, outputs: int, options: ModelOptions) -> nn.
     return network
 
 
-def outputs_of(target: Target, options: ModelOptions) -> int:
+def outputs_of(target: Target, options: NetworkOptions) -> int:
     """How many numbers a network gives for a row.
 
     One logit for a binary target, one a class for a multi-class one; for survival the logarithm of a relative hazard,
@@ -170,7 +170,7 @@ def outputs_of(target: Target, options: ModelOptions) -> int:
     return KINDS[target.kind].outputs(target, options.form)
 
 
-def network_for(cohort: Cohort, options: ModelOptions) -> nn.Module:
+def network_for(cohort: Cohort, options: NetworkOptions) -> nn.Module:
     """The network for a cohort's rows and target; see :func:`build_network`."""
     return build_network(input_shape(cohort), outputs_of(cohort.target, options), options)
 

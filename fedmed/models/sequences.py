@@ -12,7 +12,7 @@ from torch.nn.functional import pad, relu
 from fedmed.errors import SettingsError
 
 if TYPE_CHECKING:
-    from fedmed.models.networks import ModelOptions
+    from fedmed.models.networks import NetworkOptions
 
 
 class Gru(nn.Module):
@@ -30,7 +30,7 @@ class Gru(nn.Module):
         SettingsError: if the shape is not that of a series.
     """
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: tuple[int, ...], outputs: int, options: NetworkOptions) -> None:
         super().__init__()
         widths = [features_of(shape, "gru"), *options.widths]
         self.body = nn.ModuleList(nn.GRU(inner, outer, batch_first=True) for inner, outer in pairwise(widths))
@@ -83,13 +83,13 @@ class Tcn(nn.Module):
         SettingsError: if the shape is not that of a series, or its first steps would not be seen.
     """
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, options: ModelOptions) -> None:
+    def __init__(self, shape: tuple[int, ...], outputs: int, options: NetworkOptions) -> None:
         super().__init__()
         widths = [features_of(shape, "tcn"), *options.widths]
         if (seen := sees(len(options.widths), options.kernel)) < shape[0]:
             raise SettingsError(
-                f"model.channels: a tcn of {len(options.widths)} blocks and kernel {options.kernel} sees {seen} steps,"
-                f" but the series have {shape[0]}; name more blocks (each doubles that) or choose a larger kernel"
+                f"network.channels: a tcn of {len(options.widths)} blocks and kernel {options.kernel} sees {seen}"
+                f" steps, but the series have {shape[0]}; name more blocks (each doubles that) or a larger kernel"
             )
         self.body = nn.Sequential(
             *(CausalBlock(inner, outer, options.kernel, 2**n) for n, (inner, outer) in enumerate(pairwise(widths)))
@@ -119,7 +119,7 @@ def features_of(shape: tuple[int, ...], name: str) -> int:
     """
     if len(shape) != 2:
         raise SettingsError(
-            f"model.name: {name} reads series (steps, features), but a row of this cohort has the shape {shape}; choose"
-            " another network"
+            f"network.name: {name} reads series (steps, features), but a row of this cohort has the shape {shape};"
+            " choose another network"
         )
     return shape[1]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fedmed.data.cohort import Cohort
     from fedmed.models.bundle import ModelBundle, ModelDescription
-    from fedmed.models.networks import ModelOptions
+    from fedmed.models.networks import NetworkOptions
 
 _SERVING_CODE = Path(__file__).parents[1] / "serving" / "mlflow_model.py"
 _SERVING_NEEDS = ("mlflow", "numpy", "pandas", "pydantic", "PyYAML", "safetensors", "torch")
@@ -78,7 +78,7 @@ def _save(folder: Path, bundle_folder: Path, description: ModelDescription, run_
         )
 
 
-def _signature(cohort: Cohort, network: ModelOptions) -> ModelSignature:
+def _signature(cohort: Cohort, network: NetworkOptions) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fedmed.evaluation.measurement import number, texts
 from fedmed.evaluation.names import COUNTS, in_words
+from fedmed.pages import filled
 from fedmed.registry.figures import (
     FEDERATED,
     GLOBAL,
@@ -23,13 +23,6 @@ from fedmed.targets.table import KINDS
 
 if TYPE_CHECKING:
     from fedmed.models.bundle import ModelBundle
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#1a1a1a}dt{font-weight:600}"
-    "dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dd{margin:0;overflow-wrap:anywhere}"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}"
-)
 
 
 def summary(release: Release, bundle: ModelBundle) -> str:
@@ -49,18 +42,20 @@ def summary(release: Release, bundle: ModelBundle) -> str:
 
 
 def page(release: Release, bundle: ModelBundle) -> str:
-    """The same as a page of its own, with nothing loaded from elsewhere."""
-    facts = "".join(f"<dt>{html.escape(key)}</dt><dd>{html.escape(fact)}</dd>" for key, fact in _facts(release, bundle))
-    found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in release.findings)
-    title = f"Evaluation of {html.escape(release.run)}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-        f"<h1>{title}</h1><p>{html.escape(_lead(release, bundle))}</p><ul>{found}</ul><dl>{facts}</dl>"
-        "<p>Test rows at each hospital, with 95 % intervals. What is suppressed would tell of too few patients.</p>"
-        f"<p>{html.escape(_which_model(release))}</p>"
-        f"{_html(*_table(release, _metrics(release)))}"
-        f"{_under('Spread of the federated model over hospitals', _html(*_spread(release)))}"
-        f"{_under('The federated model in subgroups', _html(*_subgroups(release, bundle, _metrics(release))))}</html>\n"
+    """The same as a page of its own."""
+    every = _metrics(release)
+    return filled(
+        "registry/evaluation.html",
+        run=release.run,
+        lead=_lead(release, bundle),
+        findings=release.findings,
+        facts=_facts(release, bundle),
+        which_model=_which_model(release),
+        tables=[
+            ("", *_table(release, every)),
+            ("Spread of the federated model over hospitals", *_spread(release)),
+            ("The federated model in subgroups", *_subgroups(release, bundle, every)),
+        ],
     )
 
 
@@ -133,18 +128,6 @@ def _subgroups(release: Release, bundle: ModelBundle, metrics: Sequence[str]) ->
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     table = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in table) if lines else ""
-
-
-def _html(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    if not lines:
-        return ""
-    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    heads = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>"
-
-
-def _under(title: str, table: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>{table}" if table else ""
 
 
 def _facts(release: Release, bundle: ModelBundle) -> list[tuple[str, str]]:

@@ -130,7 +130,7 @@ def _decided(client: MlflowClient, options: RegistryOptions, version: ModelVersi
     )
 
 
-LIKELIHOOD = "model.survival"
+LIKELIHOOD = "network.survival"
 """The parameter by which validation losses differ in kind: a partial likelihood is not one of discrete times."""
 
 

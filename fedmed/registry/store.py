@@ -6,17 +6,17 @@ of its metadata could not be made on SQLite.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedmed.errors import RegistryError
+from fedmed.locks import in_turn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,13 +66,9 @@ def quietly() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def only_one(tracking: Path) -> Iterator[None]:
+def only_one(tracking: Path) -> AbstractContextManager[None]:
     """Wait until no other process changes the registry; the lock falls with the process that holds it."""
-    tracking.mkdir(parents=True, exist_ok=True)
-    with (tracking / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return in_turn(tracking / ".lock")
 
 
 def environment(tracking: Path) -> dict[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fedmed.data.arrays import as_bytes, as_cell
-from fedmed.data.cohort import Cohort, Column
-from fedmed.data.contract import rows_outside
-from fedmed.data.reading import MISSING, as_code
+from fedmed.data.arrays import as_cell
+from fedmed.data.cells import clean
+from fedmed.data.cohort import Cohort
+from fedmed.data.rules import rows_outside
 from fedmed.errors import RecordsError
 from fedmed.models.bundle import ModelBundle
-from fedmed.models.networks import ModelOptions
+from fedmed.models.networks import NetworkOptions
 from fedmed.targets.table import KINDS
 from fedmed.targets.target import Target
 from fedmed.training.personal import Personal
@@ -19,7 +19,7 @@ from fedmed.training.personal import Personal
 GREY = 128
 
 
-def answer_columns(target: Target, network: ModelOptions) -> list[str]:
+def answer_columns(target: Target, network: NetworkOptions) -> list[str]:
     """The numbers that a model gives for a row, by name.
 
     Binary: the probability of the positive class. Multiclass: that of every class. Survival: by a Cox model the log of
@@ -35,8 +35,8 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None
     Args:
         bundle: the model.
         rows: at least the columns that may not be missing; one that the model imputes may be left out, and others are
-            not looked at. Numbers as numbers, categories as their declared codes, images and series as bytes or as
-            base64 text; a declared missing code, NaN or None stands for a missing value.
+            not looked at. A cell means what it means in a hospital's own file (:mod:`fedmed.data.cells`): images and
+            series are bytes or base64 text, and a declared missing code, NaN or None stands for a missing value.
         own: the hospital's own part of the model, where there is one.
 
     Returns:
@@ -59,7 +59,7 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None
     names = answer_columns(target, network)
     given = np.full((len(asked), len(names)), np.nan)
     if inside:
-        typed = _typed(asked.iloc[inside], cohort)
+        typed = asked.iloc[inside].astype(dict.fromkeys(cohort.numbers(), "float64"))  # objects, if one was no number
         said = bundle.predictions(typed, *((own.shift or 0.0, own.state) if own else ()))
         given[inside] = KINDS[target.kind].answer(said, network.form).reshape(len(inside), len(names))
     answers = pd.DataFrame(given, columns=names)
@@ -74,9 +74,10 @@ def predict(bundle: ModelBundle, rows: pd.DataFrame, own: Personal | None = None
 
 
 def as_declared(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
-    """The cohort's columns on a fresh index; None where a value is missing as declared, or its column left out.
+    """The cohort's columns, cleaned, on a fresh index; nothing where a value is missing as declared, or its column out.
 
-    Rows that :mod:`fedmed.data.reading` has cleaned come out as they are.
+    Rows that :mod:`fedmed.sources.reading` has cleaned come out as they are. A cell that cannot be read stays, for the
+    rules to refuse.
 
     Raises:
         RecordsError: a column that may not be missing is absent, or a column stands twice.
@@ -93,7 +94,7 @@ def as_declared(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     nothing = pd.Series([None] * len(fresh), dtype="object")
     return pd.DataFrame(
         {
-            name: _missing_marked(fresh[name], column) if name in names else nothing
+            name: clean(fresh[name] if name in names else nothing, column).values
             for name, column in cohort.columns.items()
         }
     )
@@ -115,26 +116,3 @@ def example(cohort: Cohort) -> pd.DataFrame:
             middle = sum(column.range) / 2
             row[name] = float(round(middle)) if column.type == "integer" else middle
     return pd.DataFrame([row])
-
-
-def _missing_marked(values: pd.Series, column: Column) -> pd.Series:
-    if column.cell_size:
-        cells = [as_bytes(cell) for cell in values]
-        return pd.Series(
-            [None if cell == b"" or pd.api.types.is_float(cell) else cell for cell in cells], dtype="object"
-        )
-    if column.categories is None:
-        codes: list[object] = [float(code) for code in column.missing_codes if isinstance(code, float | int)]
-    else:
-        codes = [*MISSING, *(str(code) for code in column.missing_codes)]
-    loose = values.astype("object")
-    if column.categories is not None:
-        # A client that sends the code 1 as a number means the category "1".
-        loose = loose.map(lambda code: as_code(code) if isinstance(code, int | float) and code == code else code)
-    return loose.where(~(loose.isin(codes) | loose.isna()), None)
-
-
-def _typed(rows: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
-    """Rows inside the contract with numbers as float64, as the model's encoder takes them."""
-    numbers = {name: pd.to_numeric(rows[name]).astype("float64") for name in cohort.numbers()}
-    return rows.assign(**numbers)

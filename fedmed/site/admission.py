@@ -10,8 +10,8 @@ from fedmed.data.partition import read_partition
 from fedmed.data.split import SPLITS
 from fedmed.files import write_atomically
 from fedmed.privacy.cells import published
+from fedmed.site.desk import open_session
 from fedmed.site.home import SiteHome
-from fedmed.site.session import open_session
 from fedmed.targets.kind import TARGET
 from fedmed.typed_yaml import Record
 

@@ -6,13 +6,13 @@ from pydantic import ValidationError
 
 from fedmed.aggregation.description import describe_rows
 from fedmed.errors import MessageRefused
-from fedmed.exchange.base import reference
-from fedmed.exchange.messages import Description, Invitation
 from fedmed.files import write_json
 from fedmed.site.home import SiteHome
-from fedmed.site.session import open_session
+from fedmed.site.request import Request, Told
 from fedmed.typed_yaml import Record
 from fedmed.weights import to_bytes
+from fedmed.wire.messages import Description
+from fedmed.wire.post import reference
 
 DESCRIBED = "described.json"
 
@@ -24,15 +24,8 @@ class _Described(Record):
     minimum_cell: int
 
 
-def describe(home: SiteHome, invitation: Invitation) -> tuple[Description, bytes]:
+def describe(request: Request) -> Told:
     """The description of a home's training rows.
-
-    Args:
-        home: the hospital.
-        invitation: with the minimum cell that holds here.
-
-    Returns:
-        The message and its payload.
 
     Raises:
         MessageRefused: if there are fewer training rows than twice the minimum cell, or this partition was described
@@ -43,8 +36,8 @@ def describe(home: SiteHome, invitation: Invitation) -> tuple[Description, bytes
         A partition is described under one minimum cell. Tables of the same rows under two would differ by just what the
         larger one withholds.
     """
-    session = open_session(home)
-    rows, cell = session.tables["train"], invitation.minimum_cell
+    home, session = request.home, request.session
+    rows, cell = session.tables["train"], request.minimum_cell
     if len(rows) < 2 * cell:
         raise MessageRefused(f"{home.name}: fewer training rows than twice the minimum cell are not described")
     earlier = _earlier(home)
@@ -58,15 +51,8 @@ def describe(home: SiteHome, invitation: Invitation) -> tuple[Description, bytes
     now = _Described(fingerprint=session.manifest.fingerprint, minimum_cell=cell)
     write_json(home.path / DESCRIBED, now.model_dump(), mode=0o600)  # before anything leaves
     payload = to_bytes(tables)
-    message = Description(
-        run=invitation.run,
-        round=invitation.round,
-        sender=home.name,
-        rows=len(rows),
-        minimum_cell=cell,
-        payload=reference(payload),
-    )
-    return message, payload
+    message = request.reply(Description, rows=len(rows), minimum_cell=cell, payload=reference(payload))
+    return Told(message, payload)
 
 
 def _earlier(home: SiteHome) -> _Described | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pandas as pd
@@ -14,12 +13,12 @@ from fedmed import typed_yaml
 from fedmed.data.cohort import Cohort
 from fedmed.data.keys import provider_for
 from fedmed.data.partition import PartitionReceipt, write_partition
-from fedmed.data.reading import read_embedded, read_records
 from fedmed.data.split import SplitOptions
 from fedmed.data.vault import Vault
-from fedmed.errors import MessageRefused, RecordsError, SettingsError
-from fedmed.models.networks import ModelOptions
+from fedmed.errors import RecordsError, SettingsError
 from fedmed.privacy.cells import LOWEST_MINIMUM
+from fedmed.site.outbox import Outbox, outbox_at
+from fedmed.sources.reading import read_embedded, read_records
 from fedmed.typed_yaml import Record
 
 
@@ -30,6 +29,11 @@ class SiteOptions(Record):
         ("*",), description="import paths, or patterns of them, of networks not FedMed's own that may be built here"
     )
     minimum_cell: int = Field(LOWEST_MINIMUM, ge=LOWEST_MINIMUM, description="no smaller count leaves, whoever asks")
+    keep_bodies: int = Field(
+        365,
+        ge=1,
+        description="days after its last answer that what was said in a run is kept; its digests are for good",
+    )
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,14 @@ class SiteHome:
         return self.path / "contract"
 
     @property
-    def rounds(self) -> Path:
-        """What the hospital keeps between the rounds of a run."""
-        return self.path / "rounds"
+    def outbox(self) -> Outbox:
+        """All that the hospital has said, and what it remembers of it."""
+        return outbox_at(self.path / "outbox")
+
+    @property
+    def log(self) -> Path:
+        """What went wrong here, in full, for the eyes of the hospital alone."""
+        return self.path / "logs" / "site.log"
 
     @property
     def models(self) -> Path:
@@ -76,18 +85,6 @@ class SiteHome:
         """
         path = self.path / "site.yaml"
         return typed_yaml.read(path, SiteOptions, SettingsError, "site options") if path.exists() else SiteOptions()
-
-    def admit_network(self, options: ModelOptions) -> None:
-        """Refuse a network that is not FedMed's own and that the hospital does not admit; before it is imported.
-
-        Raises:
-            MessageRefused: naming the network and where the hospital admits it.
-        """
-        if options.imported and not any(fnmatchcase(options.name, allowed) for allowed in self.options().networks):
-            raise MessageRefused(
-                f"{self.name}: does not admit the network {options.name}; it would with `networks: [{options.name}]` in"
-                f" {self.path / 'site.yaml'}"
-            )
 
     def vault(self, *, create_key: bool = False) -> Vault:
         """The vault under the hospital's key.

@@ -24,17 +24,17 @@ def kept_at_home(home: SiteHome) -> Iterator[None]:
     try:
         yield
     except FedMedError as problem:
-        _write(home, f"{type(problem).__name__}: {problem}")
+        write_log(home, f"{type(problem).__name__}: {problem}")
         raise
     except Exception as problem:  # noqa: BLE001  # the door of the hospital: whatever it is, it stays inside
-        _write(home, traceback.format_exc())
+        write_log(home, traceback.format_exc())
         reason = f"{home.name}: {type(problem).__name__}; the hospital's log (logs/site.log) has the details"
         raise SiteFailed(reason) from None
 
 
-def _write(home: SiteHome, text: str) -> None:
-    path = home.path / "logs" / "site.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    with path.open("a", encoding="utf-8") as file:
+def write_log(home: SiteHome, text: str) -> None:
+    """Add a line to the hospital's log."""
+    home.log.parent.mkdir(parents=True, exist_ok=True)
+    home.log.touch(mode=0o600)
+    with home.log.open("a", encoding="utf-8") as file:
         file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {text.rstrip()}\n")

@@ -1,1 +1,1 @@
-"""Public cohorts: where each comes from, how it is verified, and how it becomes one table a hospital."""
+"""Where a hospital's raw rows come from: files first. What comes out is one clean table under the declaration."""

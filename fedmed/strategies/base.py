@@ -3,7 +3,7 @@
 In its turn a hospital runs `client`, which trains and says what to send and what to keep. The coordinator combines
 what was sent into one :class:`Round` and runs `apply`, which moves the global weights and its own memory. `init` makes
 that memory. Weights here are parameters only; what a network merely counts (BatchNorm's running statistics) is pooled
-by :mod:`fedmed.strategies.aggregate` for every algorithm alike, and layers that a hospital keeps are not seen at all.
+by :mod:`fedmed.strategies.server` for every algorithm alike, and layers that a hospital keeps are not seen at all.
 """
 
 from __future__ import annotations

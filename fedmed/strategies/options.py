@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from fedmed.aggregation.stage import STAGES
 from fedmed.typed_yaml import Record
 
 StrategyName = Literal[
@@ -57,5 +58,17 @@ class AggregationOptions(Record):
     trim: float = Field(0.2, ge=0, lt=0.5, description="share of the hospitals that trimmed_mean drops at either end")
     faulty: int = Field(1, ge=0, description="f of krum and multi_krum: how many hospitals may be faulty")
     clip: float = Field(1.0, gt=0, description="clipped_mean: longest update, as a multiple of the median norm")
+    stages: tuple[str, ...] = Field(
+        ("grid",), min_length=1, description="what stands between a hospital's update and the sum, in order"
+    )
+    training_loss: bool = Field(True, description="whether the mean training loss is told, inside the sum of updates")
     bits: Literal[32, 64] = Field(32, description="bits of the integers that updates travel as")
     limit: float = Field(16.0, gt=0, description="largest change of a weight within a round; more is refused")
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := [name for name in self.stages if name not in STAGES]:
+            raise ValueError(f"`stages`: expected {', '.join(STAGES)}, got {', '.join(unknown)}")
+        if self.stages.count("grid") != 1:
+            raise ValueError("`stages`: expected `grid` once, which makes integers of an update")
+        return self

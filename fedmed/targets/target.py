@@ -90,7 +90,7 @@ class Target(Record):
         """The label of every row, on the frame's index.
 
         Args:
-            frame: the raw columns, as :mod:`fedmed.data.reading` cleans them: no value is missing; numbers are float64,
+            frame: the raw columns, as :mod:`fedmed.sources.reading` cleans them: no value is missing; numbers are float64,
                 the classes of a multiclass target text.
 
         Returns:

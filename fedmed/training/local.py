@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from fedmed.models.networks import normalisation_names, state_names
@@ -17,6 +17,7 @@ from fedmed.weights import Weights
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Adam's (Kingma & Ba 2015, section 2)
 
+Gradients = Sequence[Tensor]
 Correction = Callable[[str, Tensor], Tensor]
 """What a strategy adds to the gradient of a parameter: from its name and present value, of the same shape."""
 
@@ -43,21 +44,34 @@ class TrainingOptions(Record):
     clip: float = Field(0.0, ge=0, description="if above 0: largest norm of a gradient; a longer one is shortened")
     loss: LossOptions = LossOptions()
     frozen: tuple[str, ...] = Field((), description="layers that keep their starting weights, such as `body.*`")
+    sampler: str = Field("passes", description="which rows a step is made of: passes over all rows in a drawn order")
+    slope: str = Field("mean", description="how the gradient of a step is made of its rows: the mean over them")
     patience: int = Field(0, ge=0, description="if above 0: stop after so many rounds without a lower validation loss")
     start: str = Field(
         "", description="a registered model to start from, such as `heart-disease/champion`; empty: random weights"
     )
     seed: int = Field(2026, ge=0, description="public seed of the run: starting weights and batch order")
 
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for key, table in (("sampler", SAMPLERS), ("slope", SLOPES)):
+            if getattr(self, key) not in table:
+                raise ValueError(f"`{key}`: expected {', '.join(table)}, got {getattr(self, key)!r}")
+        return self
+
 
 class Problem(NamedTuple):
-    """What is fitted: a network and a loss on one hospital's encoded training rows."""
+    """What is fitted: a network and a loss on one hospital's encoded training rows.
+
+    `patients` says of each row whose it is, as numbers from 0, `(rows,)`; None where every row is a patient's only one.
+    """
 
     network: nn.Module
     loss: Loss
     features: Tensor
     labels: Tensor
     options: TrainingOptions
+    patients: Tensor | None = None
 
 
 class Trained(NamedTuple):
@@ -118,6 +132,22 @@ def batches_of_round(
     return [passes[update // each][update % each] for update in range(first, first + options.local_updates)]
 
 
+def mean_slope(problem: Problem, state: Weights, values: Sequence[Tensor], batch: Tensor) -> tuple[Tensor, Gradients]:
+    """The mean loss over the rows of a batch, and its gradient by the values, which stand in the state."""
+    outputs = torch.func.functional_call(problem.network, dict(state), (problem.features[batch],))
+    loss = problem.loss(outputs, problem.labels[batch])
+    return loss, torch.autograd.grad(loss, values, materialize_grads=True)
+
+
+Sampler = Callable[..., list[Tensor]]
+"""As :func:`batches_of_round`: rows, options, round, order and `fewest` → the rows of every step."""
+Slope = Callable[[Problem, Weights, Sequence[Tensor], Tensor], tuple[Tensor, Gradients]]
+"""As :func:`mean_slope`: problem, state, the values in it that are trained, and a step's rows → loss and gradients."""
+
+SAMPLERS: dict[str, Sampler] = {"passes": batches_of_round}
+SLOPES: dict[str, Slope] = {"mean": mean_slope}
+
+
 def fewest_in_batch(network: nn.Module) -> int:
     """Two if the network has BatchNorm, else one."""
     return 2 if normalisation_names(network) else 1
@@ -160,10 +190,9 @@ def train(
     first = [torch.zeros_like(value) for value in values]
     second = [torch.zeros_like(value) for value in values]
     losses: list[tuple[float, int]] = []
+    slope_of = SLOPES[options.slope]
     for step, batch in enumerate(batches, 1):
-        outputs = torch.func.functional_call(network, state, (problem.features[batch],))
-        loss = problem.loss(outputs, problem.labels[batch])
-        gradients = torch.autograd.grad(loss, values, materialize_grads=True)
+        loss, gradients = slope_of(problem, state, values, batch)
         losses.append((loss.item(), len(batch)))
         with torch.no_grad():
             shorten = _shorten(gradients, options.clip)

@@ -18,7 +18,7 @@ from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Record
 
 if TYPE_CHECKING:
-    from fedmed.models.networks import ModelOptions
+    from fedmed.models.networks import NetworkOptions
     from fedmed.targets.target import Target
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -160,23 +160,23 @@ LOSSES: dict[str, LossKind] = {
 }
 
 
-def fitting_losses(target: Target, model: ModelOptions) -> tuple[str, ...]:
+def fitting_losses(target: Target, model: NetworkOptions) -> tuple[str, ...]:
     """The names of :data:`LOSSES` that fit; the first is the one that `auto` stands for."""
     return KINDS[target.kind].losses(model.form)
 
 
-def loss_for(target: Target, model: ModelOptions, options: LossOptions) -> Loss:
-    """The loss of a target and a model.
+def loss_for(target: Target, network: NetworkOptions, options: LossOptions) -> Loss:
+    """The loss of a target and a network.
 
     Raises:
         SettingsError: if the loss is not for this kind of target, or the class weights are not one a class.
     """
-    fitting = fitting_losses(target, model)
+    fitting = fitting_losses(target, network)
     name = fitting[0] if options.name == "auto" else options.name
     kind = LOSSES[name]
     if name not in fitting:
-        forms, form = KINDS[target.kind].forms, model.form.name
-        is_one = f"a {target.kind} target with model.survival {form}" if forms else target.kind
+        forms, form = KINDS[target.kind].forms, network.form.name
+        is_one = f"a {target.kind} target with network.survival {form}" if forms else target.kind
         raise SettingsError(
             f"training.loss.name: {name} wants {_wanted(name)}, but {target.name} is {is_one}; choose auto, or"
             f" {fitting[0]}"
@@ -196,7 +196,7 @@ def _wanted(loss: str) -> str:
     whole = [name for name, kind in KINDS.items() if not kind.forms and loss in kind.losses(Form())]
     words = [f"a {' or '.join(whole)} target"] if whole else []
     words += [
-        f"a {name} target and model.survival {form}"
+        f"a {name} target and network.survival {form}"
         for name, kind in KINDS.items()
         for form in kind.forms
         if loss in kind.losses(Form(form))

@@ -60,18 +60,18 @@ def compare(
     Tables and plots are in comparison/NAME, and in MLflow a run with one below it for each strategy and seed. No model
     is registered. A strategy that cannot be finished is left out and named; the command ends with 1 then.
     """
-    from fedmed.coordinator.variants import Change, read_change, read_request, read_seeds, read_strategies
+    from fedmed.comparison.variants import Change, read_change, read_request, read_seeds, read_strategies
     from flows.cli.progress import following
 
     workspace = console.open()
-    settings = workspace.settings()
+    settings = workspace.settings
     every = [read_change(text) for text in changes]
     every += [Change("", "aggregation.combine", combine)] if combine is not None else []
     request = read_request(
         settings, name, read_strategies(strategies), read_seeds(seeds, settings.training.seed), every, pooled=pooled
     )
-    with workspace.lease(), following(workspace.journal(), shown=not console.quiet) as progress:
-        workspace.journal().begin(comparison=name)
+    with workspace.lease(), following(workspace.coordinator.journal(), shown=not console.quiet) as progress:
+        workspace.coordinator.journal().begin(comparison=name)
         progress.doing("starting Prefect")
         with prefect_environment(workspace.root):
             from flows.comparison import compare_strategies
@@ -83,7 +83,7 @@ def compare(
 
 
 def _tell(console: Console, folder: Path, outcome: dict[str, Any]) -> None:
-    from fedmed.coordinator.compared import Compared, short_table
+    from fedmed.comparison.compared import Compared, short_table
 
     compared = Compared.model_validate(outcome["comparison"])
     lines = [table(*short_table(compared)), ""]

@@ -28,7 +28,7 @@ def init(console: Console, folder: Path, cohort: str) -> None:
     params.yaml (cohort, federation.sites) and add each hospital's records with `fedmed data add`. Files that are there
     already are left alone.
     """
-    from fedmed.sources.records import SOURCES
+    from fedmed.public.records import PUBLIC_COHORTS
 
     written = make_workspace(folder, cohort)
     document = {"workspace": str(folder.resolve()), "written": written}
@@ -36,7 +36,7 @@ def init(console: Console, folder: Path, cohort: str) -> None:
         document, f"{folder.resolve()}: " + (f"wrote {', '.join(written)}" if written else "nothing to write")
     )
     enter = f"cd {folder} && " if str(folder) != "." else ""
-    fetch_first = "" if SOURCES[cohort].embedded else f"fedmed data fetch {cohort} && "
+    fetch_first = "" if PUBLIC_COHORTS[cohort].embedded else f"fedmed data fetch {cohort} && "
     console.say(f"Next: {enter}{fetch_first}fedmed run")
 
 
@@ -74,26 +74,26 @@ def add(console: Console, site: str | None, copy: Path | None, what: tuple[str, 
         return
     if copy is not None:
         raise click.UsageError("--from is for a public cohort; a hospital's own files are named after --site NAME")
-    from fedmed.site.home import SiteHome, add_records
+    from fedmed.site.home import add_records
 
     workspace = console.open()
-    home = SiteHome(workspace.home(site))
+    home = workspace.home(site)
     prepare_home(home.path)
-    rows = add_records(home, [Path(file) for file in what], workspace.cohort())
+    rows = add_records(home, [Path(file) for file in what], workspace.cohort)
     console.result({"site": site, "rows": rows}, f"{site}: {rows} rows added and encrypted")
     console.say(f"Next: fedmed data check --site {site}")
 
 
 def _add_public(console: Console, what: tuple[str, ...], copy: Path | None) -> None:
-    from fedmed.sources.fetching import files_folder
-    from fedmed.sources.preparing import prepare
-    from fedmed.sources.records import SOURCES
+    from fedmed.public.fetching import files_folder
+    from fedmed.public.preparing import prepare
+    from fedmed.public.records import PUBLIC_COHORTS
 
-    if len(what) > 1 or what[0] not in SOURCES:
+    if len(what) > 1 or what[0] not in PUBLIC_COHORTS:
         raise click.UsageError(
-            f"expected one public cohort ({', '.join(SOURCES)}), or --site NAME before a hospital's own files"
+            f"expected one public cohort ({', '.join(PUBLIC_COHORTS)}), or --site NAME before a hospital's own files"
         )
-    workspace, source = console.open(), SOURCES[what[0]]
+    workspace, source = console.open(), PUBLIC_COHORTS[what[0]]
     sites = public.sites_of(workspace, source)
     folder = files_folder(source) if copy is None else copy if copy.is_dir() else copy.parent
     public.tell_added(console, source, public.add_tables(workspace, prepare(source.name, folder, sites)))
@@ -107,12 +107,12 @@ def partition(console: Console, site: str) -> None:
 
     `fedmed run` does this by itself where something has changed. A partition that is unchanged is not rewritten.
     """
-    from fedmed.site.home import SiteHome, partition_records
+    from fedmed.site.home import partition_records
 
     workspace = console.open()
-    home = SiteHome(workspace.home(site))
-    receipt, written = partition_records(home, workspace.cohort(), workspace.settings().split)
-    workspace.keep_receipt(receipt)
+    home = workspace.home(site)
+    receipt, written = partition_records(home, workspace.cohort, workspace.settings.split)
+    workspace.coordinator.keep_receipt(receipt)
     document = {**receipt.model_dump(), "written": written}
     console.result(
         document, f"{site}: {'partition written' if written else 'partition unchanged'} ({receipt.fingerprint[:12]}…)"
@@ -128,13 +128,13 @@ def check(console: Console, site: str) -> None:
     Ends with 5 if the hospital would be quarantined. The full result stays at the hospital.
     """
     from fedmed.site.admission import examine_partition
-    from fedmed.site.home import SiteHome, partition_records
+    from fedmed.site.home import partition_records
 
     workspace = console.open()
-    settings = workspace.settings()
-    home = SiteHome(workspace.home(site))
-    receipt, _ = partition_records(home, workspace.cohort(), settings.split)
-    workspace.keep_receipt(receipt)
+    settings = workspace.settings
+    home = workspace.home(site)
+    receipt, _ = partition_records(home, workspace.cohort, settings.split)
+    workspace.coordinator.keep_receipt(receipt)
     verdict, _, rows = examine_partition(home, settings.privacy.minimum_cell)
     told = [(split, "suppressed" if count is None else count) for split, count in rows.items()]
     page = home.contract / "data_docs" / "index.html"
@@ -165,10 +165,10 @@ def describe(console: Console, *, hospitals: bool) -> None:
     from flows.environment import prefect_environment
 
     workspace = console.open()
-    read_admissions(workspace)  # before a validation there is nobody to ask, so Prefect need not start
+    read_admissions(workspace.coordinator)  # before a validation there is nobody to ask, so Prefect need not start
     with prefect_environment(workspace.root):
         from flows.description import describe_data
 
         describe_data(workspace=str(workspace.root))
-    description = read_description(workspace.description_file)
+    description = read_description(workspace.coordinator.description_file)
     console.result(description.model_dump(mode="json"), description_text(description, hospitals=hospitals))

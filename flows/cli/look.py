@@ -37,17 +37,16 @@ def predict(console: Console, site: str, version: str, output: Path | None, rows
     with 9, having written all others. The rows and the predictions stay at the hospital.
     """
     from fedmed import registry
-    from fedmed.data.reading import read_rows
     from fedmed.serving.prediction import predict as score
-    from fedmed.site.home import SiteHome
     from fedmed.site.personal import own_of
+    from fedmed.sources.reading import read_rows
 
     workspace = console.open()
     home = workspace.home(site)
-    bundle = registry.load(workspace.tracking, workspace.settings().registry.model, version)
-    own = own_of(SiteHome(home), bundle)
+    bundle = registry.load(workspace.coordinator.tracking, workspace.settings.registry.model, version)
+    own = own_of(home, bundle)
     answers = score(bundle, read_rows(rows, bundle.description.cohort), own)
-    target = output or home / "predictions" / f"{rows.stem}.csv"
+    target = output or home.path / "predictions" / f"{rows.stem}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.touch(mode=0o600)
     answers.to_csv(target, index=False)
@@ -62,7 +61,9 @@ def predict(console: Console, site: str, version: str, output: Path | None, rows
     }
     lines = [f"{site}: {len(answers) - len(outside)} of {len(answers)} rows predicted, in {target}"]
     if own is None:
-        lines.append("  with the global model: it was never tested here, so the hospital has nothing of its own in it")
+        lines.append(
+            "  with the global model: it was never evaluated here, so the hospital has nothing of its own in it"
+        )
     lines += [f"  row {row}: {reason}" for row, reason in zip(outside["row"], outside["reason"], strict=True)]
     console.result(document, "\n".join(lines))
     if len(outside):
@@ -80,7 +81,7 @@ def models(context: click.Context) -> None:
     from fedmed import registry
 
     console: Console = context.obj
-    versions = registry.models(console.open().tracking)
+    versions = registry.models(console.open().coordinator.tracking)
     rows = [
         (
             entry.model,
@@ -108,7 +109,7 @@ def promote(console: Console, version: int) -> None:
     from fedmed import registry
 
     workspace = console.open()
-    entry = registry.promote(workspace.tracking, workspace.settings().registry.model, version)
+    entry = registry.promote(workspace.coordinator.tracking, workspace.settings.registry.model, version)
     console.result(entry.model_dump(), f"{entry.model} version {entry.version} is champion now")
 
 

@@ -25,7 +25,7 @@ SAYS = {
     "partition": "splitting and encrypting each hospital's records",
     "validate": "holding each hospital's data against the contract",
     "train": "training",
-    "evaluate": "testing at each hospital",
+    "evaluate": "evaluating at each hospital",
     "register": "registering the model",
 }
 
@@ -64,6 +64,11 @@ class Follower:
         elif name == "validated":
             for site, failed in event["quarantined"].items():
                 self._bar.console.print(f"  [yellow]{site} is quarantined[/yellow]: {', '.join(failed)}")
+        elif name == "edited":
+            files = ", ".join(event["files"])
+            self._bar.console.print(
+                f"  [yellow]{files}: edited meanwhile[/yellow]; {event['stage']} is due again by it"
+            )
         elif name == "round":
             self._bar.update(self._task, total=event["rounds"], completed=event["round"], note=self._note(event))
             for site, reason in event["refused"].items():

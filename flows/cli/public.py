@@ -16,7 +16,7 @@ from flows.cli.workspaces import prepare_home
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedmed.sources.records import Source
+    from fedmed.public.records import PublicCohort
     from fedmed.workspace import Workspace
 
 MIRROR = click.option(
@@ -29,11 +29,11 @@ MIRROR = click.option(
 
 
 def fetched_tables(
-    console: Console, source: Source, mirror: str | None, sites: tuple[str, ...]
+    console: Console, source: PublicCohort, mirror: str | None, sites: tuple[str, ...]
 ) -> dict[str, pd.DataFrame]:
     """The tables of a public cohort's hospitals; files that are not in the cache are fetched, with a progress bar."""
-    from fedmed.sources.fetching import files_folder
-    from fedmed.sources.preparing import obtain
+    from fedmed.public.fetching import files_folder
+    from fedmed.public.preparing import obtain
     from flows.cli.progress import downloading
 
     console.say(f"{source.title}\n  licence   {source.licence} ({source.licence_url})\n  cite      {source.citation}")
@@ -53,12 +53,12 @@ def add_tables(workspace: Workspace, tables: Mapping[str, pd.DataFrame]) -> dict
     Returns:
         Site → rows.
     """
-    from fedmed.site.home import SiteHome, add_records
+    from fedmed.site.home import add_records
 
-    cohort, rows = workspace.cohort(), {}
+    cohort, rows = workspace.cohort, {}
     with tempfile.TemporaryDirectory(prefix="fedmed-") as folder:
         for site, records in tables.items():
-            home = SiteHome(workspace.home(site))
+            home = workspace.home(site)
             prepare_home(home.path)
             # In the clear for a moment, as the public files in the cache are for good.
             file = Path(folder) / f"{site}.parquet"
@@ -68,31 +68,29 @@ def add_tables(workspace: Workspace, tables: Mapping[str, pd.DataFrame]) -> dict
     return rows
 
 
-def sites_of(workspace: Workspace, source: Source) -> tuple[str, ...]:
+def sites_of(workspace: Workspace, source: PublicCohort) -> tuple[str, ...]:
     """The hospitals of a workspace for this cohort.
 
     Raises:
         WorkspaceError: if the workspace is for another cohort.
     """
-    if (found := workspace.cohort().name) != source.name:
+    if (found := workspace.cohort.name) != source.name:
         raise WorkspaceError(
             f"{workspace.root}: expected a workspace of the cohort {source.name}, this one is of {found}. Make one with"
             f" `fedmed init FOLDER --cohort {source.name}`."
         )
-    return workspace.settings().federation.sites
+    return workspace.settings.federation.sites
 
 
-def complete_records(console: Console, workspace: Workspace, source: Source, mirror: str | None) -> None:
+def complete_records(console: Console, workspace: Workspace, source: PublicCohort, mirror: str | None) -> None:
     """Fetch and add the records of a public cohort unless every hospital has records; embedded ones need nothing."""
-    from fedmed.site.home import SiteHome
-
     sites = sites_of(workspace, source)
-    if source.embedded or all(SiteHome(workspace.home(site)).records.exists() for site in sites):
+    if source.embedded or all(workspace.home(site).records.exists() for site in sites):
         return
     add_tables(workspace, fetched_tables(console, source, mirror, sites))
 
 
-def tell_added(console: Console, source: Source, rows: Mapping[str, int]) -> None:
+def tell_added(console: Console, source: PublicCohort, rows: Mapping[str, int]) -> None:
     """Say what was added to which vault."""
     text = table(("hospital", "rows, encrypted"), list(rows.items()))
     console.result({"cohort": source.name, "rows": dict(rows)}, text)
@@ -103,12 +101,12 @@ def tell_added(console: Console, source: Source, rows: Mapping[str, int]) -> Non
 @click.pass_obj
 def list_cohorts(console: Console) -> None:
     """List the public cohorts: licence, hospitals, rows, and whether they have been fetched."""
-    from fedmed.sources.fetching import is_fetched
-    from fedmed.sources.records import SOURCES
+    from fedmed.public.fetching import is_fetched
+    from fedmed.public.records import PUBLIC_COHORTS
 
     document: list[dict[str, object]] = []
     rows: list[tuple[object, ...]] = []
-    for source in SOURCES.values():
+    for source in PUBLIC_COHORTS.values():
         here = "ships with FedMed" if source.embedded else "fetched" if is_fetched(source) else "not fetched"
         rows.append((source.name, source.licence.partition(" (")[0], len(source.sites), f"{source.rows:,}", here))
         told = source.model_dump(
@@ -129,13 +127,13 @@ def fetch(console: Console, cohort: str, mirror: str | None) -> None:
     The files are kept in FEDMED_DATA, or else in the user's cache directory. In a workspace of this cohort, each
     hospital's records are added to its vault at once; elsewhere, `fedmed data add COHORT` does that later.
     """
-    from fedmed.sources.fetching import files_folder
-    from fedmed.sources.records import source_of
+    from fedmed.public.fetching import files_folder
+    from fedmed.public.records import public_cohort
     from fedmed.workspace import Workspace
 
-    source = source_of(cohort)
+    source = public_cohort(cohort)
     here = (console.root / "params.yaml").is_file()
-    workspace = Workspace(console.root) if here and Workspace(console.root).cohort().name == cohort else None
+    workspace = Workspace(console.root) if here and Workspace(console.root).cohort.name == cohort else None
     tables = fetched_tables(console, source, mirror, sites_of(workspace, source) if workspace else ())
     if workspace is not None and not source.embedded:
         tell_added(console, source, add_tables(workspace, tables))

@@ -35,13 +35,13 @@ def run(console: Console, *, force: bool, cohort: str | None, mirror: str | None
     if cohort is not None:
         console = _on(console, cohort, mirror)
     workspace = console.open()
-    workspace.settings(), workspace.cohort()
+    workspace.check()
     if not force and not anything_due(workspace):
         document, text = summarise(workspace)
         console.result({**document, "ran": []}, f"Everything is up to date.\n\n{text}")
         return
-    with workspace.lease(), following(workspace.journal(), shown=not console.quiet) as progress:
-        workspace.journal().begin(force=force)
+    with workspace.lease(), following(workspace.coordinator.journal(), shown=not console.quiet) as progress:
+        workspace.coordinator.journal().begin(force=force)
         progress.doing("starting Prefect")
         with prefect_environment(workspace.root):
             from flows.federated_training import federated_training
@@ -56,9 +56,9 @@ def run(console: Console, *, force: bool, cohort: str | None, mirror: str | None
 
 def _on(console: Console, cohort: str, mirror: str | None) -> Console:
     """The console on the workspace of a public cohort, which has its records now."""
-    from fedmed.sources.records import source_of
+    from fedmed.public.records import public_cohort
 
-    source = source_of(cohort)
+    source = public_cohort(cohort)
     folder, written = workspace_of(console.root, cohort)
     if written:
         console.say(f"{folder}: a workspace for {cohort}")
@@ -119,7 +119,7 @@ def stage(console: Console, name: str, site: str | None) -> None:
     if name == "partition" and site is None:
         raise click.UsageError("the stage `partition` needs --site")
     with workspace.lease(), prefect_environment(workspace.root):
-        workspace.journal().begin(stage=name)
+        workspace.coordinator.journal().begin(stage=name)
         from flows.federated_training import federated_training
 
         federated_training(workspace=str(workspace.root), stages=[f"{name}@{site}" if site else name])

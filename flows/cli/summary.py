@@ -40,14 +40,14 @@ def summarise(workspace: Workspace) -> tuple[dict[str, Any], str]:
 
 
 def _hospitals(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
-    admissions = read_admissions(workspace)
+    admissions = read_admissions(workspace.coordinator)
     document["admitted"], document["quarantined"] = admissions.admitted, admissions.quarantined
     lines.append(f"Hospitals   {', '.join(admissions.admitted) or 'none'} admitted")
     lines += [f"            {site} quarantined: {', '.join(failed)}" for site, failed in admissions.quarantined.items()]
 
 
 def _training(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
-    history, _ = read_history(workspace.training_folder)
+    history, _ = read_history(workspace.coordinator.training_folder)
     chosen = history.rounds[history.chosen - 1]
     document["run"], document["rounds"] = history.run, len(history.rounds)
     document["chosen"] = {
@@ -69,7 +69,7 @@ def _training(workspace: Workspace, document: dict[str, Any], lines: list[str]) 
 
 
 def _test(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
-    evaluation = read_evaluation(workspace.evaluation_folder)
+    evaluation = read_evaluation(workspace.coordinator.evaluation_folder)
     document["test"] = evaluation_table(evaluation)
     document["findings"] = {site: report.comparison.sentence for site, report in evaluation.sites.items()}
     metric = evaluation.headline[0]
@@ -86,12 +86,12 @@ def _test(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> N
         )
     lines += _subgroups(evaluation, metric)
     lines += [f"  {report.comparison.sentence}" for report in evaluation.sites.values()]
-    lines += [f"  {site} was not tested: {reason}" for site, reason in evaluation.failed.items()]
+    lines += [f"  {site} was not evaluated: {reason}" for site, reason in evaluation.failed.items()]
 
 
 def _registered(workspace: Workspace, document: dict[str, Any], lines: list[str]) -> None:
     try:
-        answer = Registered.model_validate_json(workspace.registered_file.read_bytes())
+        answer = Registered.model_validate_json(workspace.coordinator.registered_file.read_bytes())
     except FileNotFoundError:
         raise WorkspaceError("no model has been registered here yet; run `fedmed run`") from None
     document["registered"] = answer.model_dump()

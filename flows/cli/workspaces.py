@@ -69,11 +69,11 @@ def workspace_of(root: Path, cohort: str) -> tuple[Path, list[str]]:
     """
     from fedmed.workspace import Workspace
 
-    if (root / "params.yaml").is_file() and Workspace(root).cohort().name == cohort:
+    if (root / "params.yaml").is_file() and Workspace(root).cohort.name == cohort:
         return root, []
     folder = root / cohort
     if (folder / "params.yaml").is_file():
-        if (found := Workspace(folder).cohort().name) != cohort:
+        if (found := Workspace(folder).cohort.name) != cohort:
             raise WorkspaceError(f"{folder}: expected a workspace of the cohort {cohort}, found one of {found}")
         return folder, []
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -15,7 +15,7 @@ from folds import FOLDS, folds
 from in_memory import Recipe, joined, last_round
 from public_data import real_files
 
-from fedmed.models.networks import ModelOptions, build_network
+from fedmed.models.networks import NetworkOptions, build_network
 from fedmed.targets.kind import TARGET
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss
@@ -102,9 +102,9 @@ def test_folds_deal_out_every_row_once_and_spread_a_class():
 def test_a_federation_of_one_member_is_plain_training():
     features, labels = torch.tensor([[1.0], [-1.0]]), torch.tensor([1.0, 0.0])
     options = TrainingOptions(rounds=2, batch_size=2, learning_rate=1.0, l2=0.0)
-    network = build_network((1,), 1, ModelOptions(name="logistic"))
+    network = build_network((1,), 1, NetworkOptions(name="logistic"))
     problems = {"a": Problem(network, log_loss, features, labels, options)}
-    recipe = Recipe(ModelOptions(name="logistic"), options)
+    recipe = Recipe(NetworkOptions(name="logistic"), options)
     first = 0.5  # of the slope at zero, (1 - 1/2) · 1
     second = first + 1 / (1 + np.exp(first))
     assert last_round(joined(problems), recipe).state["weight"].item() == pytest.approx(second, abs=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from fedmed.coordinator.admission import Admissions
 from fedmed.exchange.folder import FolderExchange
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.exchange.messages import Admission
+from fedmed.wire.messages import Admission
 
 ROWS = {"train": 60, "validation": 20, "test": None}
 

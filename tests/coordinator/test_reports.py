@@ -11,8 +11,8 @@ import pytest
 from fedmed.coordinator.reports import check_report
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
-from fedmed.exchange.messages import TestReport
 from fedmed.targets.table import KINDS
+from fedmed.wire.messages import TestReport
 
 MODEL = "a" * 64
 TARGETS: dict[str, dict[str, Any]] = {

@@ -13,11 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.aggregation.statistics import column_sums
-from fedmed.coordinator.admission import Admissions
-from fedmed.coordinator.plan import invite_to_statistics, make_plan, post_memory, run_id
 from fedmed.coordinator.rounds import (
     RoundRecord,
     SiteRound,
@@ -32,6 +27,12 @@ from fedmed.coordinator.rounds import (
     turns_of,
     weights_of,
 )
+
+from fedmed.aggregation.codec import encode_update
+from fedmed.aggregation.grid import FixedPoint
+from fedmed.aggregation.statistics import column_sums
+from fedmed.coordinator.admission import Admissions
+from fedmed.coordinator.plan import invite_to_statistics, make_plan, post_memory, run_id
 from fedmed.coordinator.start import check_start
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.partition import read_manifest, read_partition
@@ -40,7 +41,20 @@ from fedmed.errors import MessageRefused, QuorumNotMet, SettingsError, Workspace
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.folder import FolderExchange
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.exchange.messages import (
+from fedmed.models.bundle import ModelBundle, ModelDescription
+from fedmed.models.encoding import InputStatistics
+from fedmed.models.networks import NetworkOptions
+from fedmed.settings import Settings
+from fedmed.site import session
+from fedmed.site.answers import answer
+from fedmed.site.home import SiteHome, partition_records
+from fedmed.strategies.base import Fitted, Sent
+from fedmed.strategies.options import AggregationOptions, StrategyName
+from fedmed.strategies.table import STRATEGIES
+from fedmed.training.local import TrainingOptions
+from fedmed.training.personal import PersonalOptions
+from fedmed.weights import Weights, sha256, to_bytes
+from fedmed.wire.messages import (
     COORDINATOR,
     Address,
     Admission,
@@ -52,20 +66,6 @@ from fedmed.exchange.messages import (
     Statistics,
     Update,
 )
-from fedmed.models.bundle import ModelBundle, ModelDescription
-from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions
-from fedmed.settings import Settings
-from fedmed.site import session
-from fedmed.site.answers import answer
-from fedmed.site.home import SiteHome, partition_records
-from fedmed.strategies.base import Fitted, Sent
-from fedmed.strategies.options import AggregationOptions, StrategyName
-from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.update import encode_update
-from fedmed.training.local import TrainingOptions
-from fedmed.training.personal import PersonalOptions
-from fedmed.weights import Weights, sha256, to_bytes
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 RAW = {
@@ -92,7 +92,7 @@ class Round:
             weights=ROWS if strategy == "fedavg" else dict.fromkeys(SITES, 1),
             cohort=SMALL,
             statistics=InputStatistics(mean={"age": 50, "weight": 70}, deviation={"age": 10, "weight": 9}),
-            network=ModelOptions(),
+            network=NetworkOptions(),
             training=TrainingOptions(),
             aggregation=AggregationOptions.model_validate({"strategy": strategy, **aggregation}),
             personal=PersonalOptions(),
@@ -485,7 +485,7 @@ def test_the_same_inputs_are_the_same_run_whatever_the_order_of_sites() -> None:
         {"split": {"seed": 1}},
         {"split": {"train": 0.5}},
         {"privacy": {"minimum_cell": 12}},
-        {"model": {"name": "mlp"}},
+        {"network": {"name": "mlp"}},
         {"training": {"learning_rate": 0.05}},
         {"training": {"rounds": 41}},
         {"training": {"seed": 1}},
@@ -853,7 +853,7 @@ def test_a_run_ends_after_so_many_rounds_without_a_lower_loss(
 def bundle(**changes: Any) -> ModelBundle:
     description = {
         "cohort": SMALL,
-        "network": ModelOptions(),
+        "network": NetworkOptions(),
         "statistics": InputStatistics(mean={"age": 41.0, "weight": 71.0}, deviation={"age": 9.0, "weight": 8.0}),
         "run": "earlier",
         "round": 3,
@@ -882,7 +882,7 @@ def test_a_model_of_other_inputs_or_another_network_is_no_start() -> None:
     with pytest.raises(SettingsError, match=r"training.start: small/champion was trained under another declaration"):
         check_start(bundle(), wanted, other)
     with pytest.raises(SettingsError, match=r"small/champion is a mlp .* make `model` as it was"):
-        check_start(bundle(network=ModelOptions(name="mlp")), wanted, SMALL)
+        check_start(bundle(network=NetworkOptions(name="mlp")), wanted, SMALL)
 
 
 def test_a_plan_caps_weights_and_says_where_no_cap_can_be() -> None:

@@ -14,7 +14,9 @@ import pytest
 
 from fedmed.data.arrays import as_cell
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.contract import _suite, examine, expectations, rows_outside, suite_digest
+from fedmed.data.contract import examine, suite_digest
+from fedmed.data.expectations import expectations, suite_of
+from fedmed.data.rules import rows_outside
 from fedmed.errors import ContractError, RecordsError
 
 ROOT = Path(__file__).parents[2]
@@ -236,7 +238,7 @@ def test_an_expectation_that_great_expectations_drops_stops_the_examination() ->
     named = expectations(SMALL)
     named["age: range"] = {"type": "expect_nothing_of_the_kind", "kwargs": {}}  # type: ignore[assignment]  # the point
     with pytest.raises(ContractError, match=f"kept {len(named) - 1} of {len(named)}"):
-        _suite("small", named)
+        suite_of("small", named)
 
 
 @pytest.mark.parametrize("name", ["split", "patient", "target"])

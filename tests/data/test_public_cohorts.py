@@ -15,10 +15,10 @@ from fedmed.aggregation.statistics import column_sums, plausible, pool_statistic
 from fedmed.data.arrays import measurements, raw_arrays
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.contract import examine
-from fedmed.data.reading import read_records
 from fedmed.data.split import SPLITS, SplitOptions, split
 from fedmed.models.encoding import InputStatistics, encode, input_shape, labels_of, scaled_inputs
-from fedmed.sources.preparing import prepare
+from fedmed.public.preparing import prepare
+from fedmed.sources.reading import read_records
 
 COHORTS = Path(__file__).parents[2] / "cohorts"
 CELL = 11

@@ -179,12 +179,13 @@ def test_perfect_accuracy_keeps_an_honest_interval() -> None:
     assert found.high == 1
 
 
-def test_wilsons_interval_is_that_of_scipy() -> None:
-    from scipy.stats import binomtest
-
-    for part, rows in ((0, 11), (1, 12), (17, 40), (39, 40)):
-        theirs = binomtest(part, rows).proportion_ci(0.95, method="wilson")
-        assert (share(part, rows).low, share(part, rows).high) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+@pytest.mark.parametrize(("part", "rows"), [(0, 11), (1, 12), (17, 40), (39, 40)])
+def test_wilsons_interval_is_where_his_score_is_at_its_bound(part: int, rows: int) -> None:
+    """Wilson 1927: its ends are the shares p for which (part/rows − p)² = 1.96² p (1 − p) / rows."""
+    found = share(part, rows)
+    for end in (found.low, found.high):
+        assert end is not None
+        assert (part / rows - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / rows, abs=2e-4)
 
 
 def test_no_more_than_four_decimals_leave() -> None:

@@ -1,4 +1,4 @@
-"""Figures over seeds: mean, deviation and Student's interval, by hand and against scipy."""
+"""Figures over seeds: mean, deviation and Student's interval, by hand, against the printed tables, and against numpy's deviation."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as some
 from scipy import stats
 
-from fedmed.evaluation.repeats import Repeated, paired, repeated, student_t
+from fedmed.evaluation.repeats import Repeated, paired, repeated
 
 FIGURES = some.lists(some.floats(-1e3, 1e3), min_size=2, max_size=12)
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 29, 30, 100, 101])
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
-def test_student_t_is_that_of_the_tables(degrees: int, confidence: float) -> None:
-    assert student_t(degrees, confidence) == pytest.approx(stats.t.ppf((1 + confidence) / 2, degrees), rel=1e-9)
-
-
-@pytest.mark.parametrize(("degrees", "confidence"), [(0, 0.95), (3, 0.0), (3, 1.0)])
-def test_student_t_of_nothing_is_refused(degrees: int, confidence: float) -> None:
-    with pytest.raises(ValueError, match="expected at least 1 degree of freedom"):
-        student_t(degrees, confidence)
+@pytest.mark.parametrize(("seeds", "of_the_tables"), [(2, 12.706), (3, 4.303), (5, 2.776), (31, 2.042)])
+def test_the_interval_is_as_wide_as_the_tables_of_students_t_say(seeds: int, of_the_tables: float) -> None:
+    values = [float(place % 2) for place in range(seeds)]
+    found = repeated(values)
+    assert found is not None
+    half = of_the_tables * np.std(values, ddof=1) / math.sqrt(seeds)
+    assert (found.high or 0) - found.mean == pytest.approx(half, abs=5e-4)
 
 
 def test_three_seeds_by_hand() -> None:

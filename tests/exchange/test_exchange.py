@@ -13,7 +13,7 @@ from fedmed.exchange import base
 from fedmed.exchange.base import Exchange, check_payload, fetch, reference
 from fedmed.exchange.folder import FolderExchange
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.exchange.messages import (
+from fedmed.wire.messages import (
     COORDINATOR,
     EVERYONE,
     LARGEST_MESSAGE,

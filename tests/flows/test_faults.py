@@ -11,10 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workplace import BIN, Workplace, embedded_rows, write_rows
+from workplace import BIN, SITES, Workplace, embedded_rows, write_rows
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., Workplace]
+
+
+def updates(place: Workplace) -> list[Path]:
+    """What stands in the exchange of what hospitals sent to be added up."""
+    return sorted((place.root / "coordinator" / "exchange" / "to" / "coordinator").glob("*/*.train.*"))
+
+
+def said(place: Workplace) -> list[str]:
+    """The names of all answers in the hospitals' outboxes."""
+    chains = [(place.root / "sites" / site / "outbox" / "chain.jsonl").read_text() for site in SITES]
+    return [json.loads(line)["name"] for chain in chains for line in chain.splitlines()]
 
 
 def in_months(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -116,22 +127,25 @@ def test_a_run_that_was_killed_goes_on_to_the_identical_model(new_workspace: Mak
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 
-    updates = sorted((cut.root / "coordinator" / "exchange" / "messages").glob("*/*/update/*.json"))
-    answered = {path: path.stat().st_mtime_ns for path in updates}
+    answered = {path: path.stat().st_mtime_ns for path in updates(cut)}
     assert len(answered) >= 20
     outcome = cut.fedmed("run")
     assert outcome["chosen"]["sha256"] == expected
-    assert {path: path.stat().st_mtime_ns for path in answered} == answered, "a hospital trained a round again"
+    assert {path: path.stat().st_mtime_ns for path in answered} == answered
+    trained = [name for name in said(cut) if ".train." in name]
+    assert len(trained) == len(set(trained)) == 25 * len(SITES), "a hospital trained a round again"
 
 
 def test_a_forced_run_computes_everything_again_and_gets_the_same_model(new_workspace: Make) -> None:
     place = new_workspace()
     before = place.fedmed("run")["chosen"]["sha256"]
-    updates = list((place.root / "coordinator" / "exchange" / "messages").glob("*/*/update/*.json"))
-    written = {path: path.stat().st_mtime_ns for path in updates}
+    written = updates(place)
     outcome = place.fedmed("run", "--force")
     assert outcome["chosen"]["sha256"] == before
-    assert all(path.stat().st_mtime_ns > written[path] for path in updates)
+    anew = set(updates(place)) - set(written)
+    assert len(anew) == len(written) == 3 * len(SITES), "every hospital trains every round once more"
+    trained = [name for name in said(place) if ".train." in name]
+    assert len(trained) == len(set(trained)) == 2 * 3 * len(SITES)
 
 
 def test_the_journal_of_a_failed_run_says_where_it_ended(new_workspace: Make) -> None:
@@ -140,3 +154,120 @@ def test_the_journal_of_a_failed_run_says_where_it_ended(new_workspace: Make) ->
     done = place.call("fedmed", "--json", "run", check=False)
     assert done.returncode == 2
     assert json.loads(done.stderr.splitlines()[-1])["error"] == "DeclarationError"
+
+
+def started(place: Workplace) -> subprocess.Popen[bytes]:
+    """`fedmed run` in the background."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return subprocess.Popen(
+        [str(BIN / "fedmed"), "-q", "run"],
+        cwd=place.root,
+        env={**environment, "PATH": f"{BIN}:{environment['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait_for_rounds(place: Workplace, process: subprocess.Popen[bytes], number: int) -> None:
+    journal = place.root / "coordinator" / "journal.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        if journal.exists() and journal.read_text().count('"event": "round"') >= number:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run ended, or did not come so far")
+
+
+def test_parameters_edited_in_the_middle_of_a_run_change_nothing_of_it_and_are_due_afterwards(
+    new_workspace: Make,
+) -> None:
+    expected = new_workspace("whole", training__rounds=20).fedmed("run")
+    place = new_workspace("edited", training__rounds=20)
+    process = started(place)
+    wait_for_rounds(place, process, 3)
+    place.parameters(training__learning_rate=0.01, training__rounds=3, privacy__minimum_cell=20)
+    assert process.wait(timeout=120) == 0
+    outcome = place.fedmed("status")
+    assert outcome["rounds"] == 20
+    assert outcome["chosen"]["sha256"] == expected["chosen"]["sha256"]
+    assert "train" in json.loads(place.call("dvc", "status", "--json").stdout)
+    again = place.fedmed("run")
+    assert again["rounds"] == 3
+    assert "train" in again["ran"]
+
+
+IN_PROCESS = """
+import json, os, sys, threading, time
+from pathlib import Path
+root = Path(sys.argv[1])
+from flows.environment import prefect_environment
+with prefect_environment(root):
+    {patch}
+    from flows.federated_training import federated_training
+    federated_training(workspace=str(root))
+    from prefect.client.orchestration import get_client
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs(limit=200)
+    print(json.dumps([[run.name, run.state_type.value, run.run_count] for run in runs]))
+"""
+
+
+def in_process(place: Workplace, patch: str) -> list[tuple[str, str, int]]:
+    """The flow in a process of its own, with something of FedMed's replaced first: name, state, tries of each task."""
+    script = place.root.parent / "script.py"
+    script.write_text(IN_PROCESS.format(patch=patch.replace("\n", "\n    ")))
+    done = place.call("python", str(script), str(place.root))
+    return [tuple(entry) for entry in json.loads(done.stdout.splitlines()[-1])]
+
+
+def test_an_aggregate_that_fails_is_tried_again(new_workspace: Make) -> None:
+    tasks = in_process(
+        new_workspace(),
+        """from fedmed.engine import loop
+move, failures = loop.move, [OSError("the disk is full for a moment")]
+def failing(how, number, *rest):
+    if number == 2 and failures:
+        raise failures.pop()
+    return move(how, number, *rest)
+loop.move = failing""",
+    )
+    tries = {name: (state, count) for name, state, count in tasks if name.startswith("aggregate")}
+    assert tries == {
+        "aggregate · round 01": ("COMPLETED", 1),
+        "aggregate · round 02": ("COMPLETED", 2),
+        "aggregate · round 03": ("COMPLETED", 1),
+    }
+
+
+def test_a_hospital_that_hangs_is_left_out_and_hangs_nobody(new_workspace: Make) -> None:
+    place = new_workspace(federation__answer_within=4)
+    tasks = in_process(
+        place,
+        """import fedmed.site.answers as answers
+train = answers.train
+answers.train = lambda request: time.sleep(3600) if request.home.name == "va" else train(request)""",
+    )
+    states = {name: state for name, state, _ in tasks}
+    assert states["train · va · round 01"] == "FAILED"
+    assert states["train · cleveland · round 03"] == states["register model"] == "COMPLETED"
+    rounds = json.loads((place.root / "coordinator" / "training" / "rounds.json").read_text())["rounds"]
+    assert [entry["participants"] for entry in rounds] == [["cleveland", "hungarian", "switzerland"]] * 3
+    assert "did not answer within 4 seconds" in rounds[0]["sites"]["va"]["refused"]
+
+
+def test_an_update_that_was_lost_or_torn_in_the_exchange_is_healed_from_the_outbox(new_workspace: Make) -> None:
+    place = new_workspace(training__rounds=25)
+    process = started(place)
+    wait_for_rounds(place, process, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    whole = {path: path.read_bytes() for path in updates(place)}
+    last = max(path.name.split(".")[1] for path in whole)
+    torn, *others = [path for path in whole if path.name.split(".")[1] == last]
+    torn.write_bytes(whole[torn][: len(whole[torn]) // 2])
+    for path in others:
+        path.unlink()
+    place.fedmed("run")
+    undisturbed = new_workspace("undisturbed", training__rounds=25).fedmed("run")["chosen"]["sha256"]
+    assert place.fedmed("status")["chosen"]["sha256"] == undisturbed

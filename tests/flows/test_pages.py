@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workplace import BIN, Workplace
+from workplace import BIN, SITES, Workplace
 
 pytestmark = pytest.mark.slow
 
@@ -68,13 +68,27 @@ def test_prefects_page_draws_a_rounds_tasks_inside_the_round(pages: dict[str, st
     assert len(inside) == 3 * (4 + 1 + 4)
 
 
+def test_prefects_api_names_every_step_of_a_run_as_the_design_does(pages: dict[str, str]) -> None:
+    (run,) = get(f"{pages['prefect_api']}/flow_runs/filter", {"flow_runs": {"name": {"like_": "training"}}})
+    body = {"flow_runs": {"id": {"any_": [run["id"]]}}, "limit": 200}
+    names = [task["name"] for task in get(f"{pages['prefect_api']}/task_runs/filter", body)]
+    for site in SITES:
+        assert names.count(f"validate · {site}") == names.count(f"evaluate · {site}") == 1
+        for number in (1, 2, 3):
+            assert names.count(f"train · {site} · round {number:02d}") == 1
+            assert names.count(f"score · {site} · round {number:02d}") == 1
+    for number in (1, 2, 3):
+        assert names.count(f"round {number:02d} of 03") == names.count(f"aggregate · round {number:02d}") == 1
+    assert names.count("register model") == 1
+
+
 def test_prefects_page_has_tables_progress_and_the_way_to_mlflow(pages: dict[str, str], trained: Workplace) -> None:
     artifacts = {entry["key"]: entry for entry in get(f"{pages['prefect_api']}/artifacts/filter", {})}
     expected = {
         "admissions",
         "rounds",
         "rounds-done",
-        "test",
+        "evaluation",
         "spread",
         "subgroups",
         "did-federating-help",

@@ -31,7 +31,7 @@ def test_every_task_of_every_round_is_recorded_under_a_speaking_name(trained: Wo
         assert names.count(f"validate · {site}") == 1
         for number in (1, 2, 3):
             assert names.count(f"train · {site} · round {number:02d}") == 1
-            assert names.count(f"evaluate · {site} · round {number:02d}") == 1
+            assert names.count(f"score · {site} · round {number:02d}") == 1
     assert [names.count(f"round {number:02d} of 03") for number in (1, 2, 3)] == [1, 1, 1]
     assert {state for _, state in recorded} == {"COMPLETED"}
 
@@ -49,7 +49,7 @@ def test_a_rounds_tasks_stand_inside_the_round(trained: Workplace) -> None:
         )
     }
     assert inside == {"aggregate · round 02"} | {
-        f"{what} · {site} · round 02" for what in ("train", "evaluate") for site in SITES
+        f"{what} · {site} · round 02" for what in ("train", "score") for site in SITES
     }
 
 

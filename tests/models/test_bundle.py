@@ -15,7 +15,7 @@ from fedmed.data.cohort import Cohort
 from fedmed.errors import FedMedError, MessageRefused, WorkspaceError
 from fedmed.models.bundle import ModelBundle, ModelDescription, expected_layout, load_bundle, predictions
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions, initial_weights, network_for
+from fedmed.models.networks import NetworkOptions, initial_weights, network_for
 from fedmed.seeds import torch_generator
 from fedmed.targets.target import Target
 from fedmed.weights import Layout, sha256, to_bytes
@@ -37,7 +37,7 @@ WEIGHTS = {"weight": torch.tensor([[2.0, -1.0, 1.0]]), "bias": torch.tensor([-3.
 def bundle(weights: dict[str, torch.Tensor] = WEIGHTS) -> ModelBundle:
     description = ModelDescription(
         cohort=SMALL,
-        network=ModelOptions(name="logistic"),
+        network=NetworkOptions(name="logistic"),
         statistics=InputStatistics(mean={"age": 50.0}, deviation={"age": 10.0}),
         run="r",
         round=3,
@@ -77,16 +77,16 @@ def target(kind: str) -> Target:
 
 def test_several_classes_have_a_probability_each() -> None:
     logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])
-    said = predictions(logits, target("multiclass"), ModelOptions())
+    said = predictions(logits, target("multiclass"), NetworkOptions())
     np.testing.assert_allclose(said, [[0.25, 0.75], [0.8, 0.2]], rtol=1e-6)
-    shifted = predictions(logits, target("multiclass"), ModelOptions(), shift=[math.log(3), 0.0])
+    shifted = predictions(logits, target("multiclass"), NetworkOptions(), shift=[math.log(3), 0.0])
     np.testing.assert_allclose(shifted, [[0.5, 0.5], [12 / 13, 1 / 13]], rtol=1e-6)
 
 
 def test_survival_is_a_hazard_or_a_curve() -> None:
-    hazards = predictions(torch.tensor([[0.5], [-1.0]]), target("survival"), ModelOptions(), shift=2.0)
+    hazards = predictions(torch.tensor([[0.5], [-1.0]]), target("survival"), NetworkOptions(), shift=2.0)
     assert hazards.tolist() == [0.5, -1.0]  # a shift multiplies everybody's hazard, and changes no order
-    options = ModelOptions(survival="discrete", intervals=2)
+    options = NetworkOptions(survival="discrete", intervals=2)
     curves = predictions(torch.tensor([[math.log(1 / 3), 0.0]]), target("survival"), options)
     np.testing.assert_allclose(curves, [[3 / 4, 3 / 8]], rtol=1e-6)
 
@@ -99,7 +99,7 @@ def test_a_model_of_images_comes_back_with_its_running_statistics(tmp_path: Path
             "columns": {"image": {"type": "image", "shape": [8, 8]}},
         }
     )
-    options = ModelOptions(name="cnn", channels=(2,), normalisation="batch")
+    options = NetworkOptions(name="cnn", channels=(2,), normalisation="batch")
     weights = initial_weights(network_for(cohort, options), torch_generator(1))
     weights["body.1.running_mean"] += 0.5
     description = ModelDescription(

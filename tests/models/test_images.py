@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy, group_norm
 
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions, build_network, initial_weights, state_names, state_of
+from fedmed.models.networks import NetworkOptions, build_network, initial_weights, state_names, state_of
 from fedmed.seeds import torch_generator
 from fedmed.weights import size
 
@@ -23,8 +23,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def options(**changes: object) -> ModelOptions:
-    return ModelOptions.model_validate({"name": "cnn", **changes})
+def options(**changes: object) -> NetworkOptions:
+    return NetworkOptions.model_validate({"name": "cnn", **changes})
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 31), (1, 28, 28), (3, 64, 64)])
@@ -39,7 +39,7 @@ def test_images_of_any_size_from_8_pixels_and_any_depth(
 
 
 def test_an_even_kernel_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"model\.kernel: that of a cnn must be odd, got 4"):
+    with pytest.raises(SettingsError, match=r"network\.kernel: that of a cnn must be odd, got 4"):
         build_network((1, 8, 8), 1, options(kernel=4))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedmed.errors import SettingsError
 from fedmed.models.imported import source_digest
 from fedmed.models.networks import (
-    ModelOptions,
+    NetworkOptions,
     build_network,
     initial_weights,
     normalisation_names,
@@ -141,7 +141,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def built(name: str, outputs: int = 1, **arguments: object) -> nn.Module:
-    options = ModelOptions.model_validate({"name": f"ours.networks:{name}", "arguments": arguments})
+    options = NetworkOptions.model_validate({"name": f"ours.networks:{name}", "arguments": arguments})
     return build_network((5,), outputs, options)
 
 
@@ -235,7 +235,7 @@ def test_torchs_own_recurrent_layers_read_the_state_that_is_given() -> None:
 )
 def test_a_path_that_names_no_network_is_refused(path: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
-        build_network((5,), 1, ModelOptions(name=path))
+        build_network((5,), 1, NetworkOptions(name=path))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_the_example_of_the_documents_is_one(module: Path) -> None:
     (options,) = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     asked = yaml.safe_load(options)["model"]
     assert asked == {"name": "our_networks.wide:Wide", "arguments": {"width": 128}}
-    own = ModelOptions.model_validate({**asked, "name": "ours.wide:Wide"})
+    own = NetworkOptions.model_validate({**asked, "name": "ours.wide:Wide"})
     assert state_of(build_network((2, 3), 4, own))["head.weight"].shape == (4, 128)
 
 

@@ -13,7 +13,7 @@ from fedmed.errors import SettingsError
 from fedmed.models.networks import (
     NETWORKS,
     InputShape,
-    ModelOptions,
+    NetworkOptions,
     build_network,
     initial_weights,
     network_for,
@@ -37,8 +37,8 @@ SMALL = {
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
-def options(name: str, **changes: object) -> ModelOptions:
-    return ModelOptions.model_validate({"name": name, **SMALL.get(name, {}), **changes})
+def options(name: str, **changes: object) -> NetworkOptions:
+    return NetworkOptions.model_validate({"name": name, **SMALL.get(name, {}), **changes})
 
 
 def built(name: str, outputs: int = 1, **changes: object) -> nn.Module:
@@ -156,7 +156,7 @@ def test_images_and_series_are_flattened_for_networks_of_tables(name: str, shape
 
 
 def test_the_mlp_we_start_from_has_256_and_128_hidden_units() -> None:
-    network = build_network((20,), 1, ModelOptions(name="mlp"))
+    network = build_network((20,), 1, NetworkOptions(name="mlp"))
     shapes = {name: tuple(tensor.shape) for name, tensor in state_of(network).items() if name.endswith("weight")}
     assert shapes == {"body.1.weight": (256, 20), "body.3.weight": (128, 256), "head.weight": (1, 128)}
     assert size(state_of(network)) == 256 * 21 + 128 * 257 + 129
@@ -225,7 +225,7 @@ def test_a_cohorts_network_has_its_features_and_outputs() -> None:
             },
         }
     )
-    assert layout_of(state_of(network_for(cohort, ModelOptions())))["weight"].shape == (3, 3)
+    assert layout_of(state_of(network_for(cohort, NetworkOptions())))["weight"].shape == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -246,12 +246,12 @@ def test_a_cohorts_network_has_its_features_and_outputs() -> None:
 )
 def test_options_that_no_network_has_are_refused(bad: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        ModelOptions.model_validate(bad)
+        NetworkOptions.model_validate(bad)
 
 
 def test_options_come_back_from_json_as_they_went() -> None:
-    own = ModelOptions.model_validate({"name": "a.b:C", "arguments": {"sizes": [1, 2], "rate": 0.5, "deep": True}})
-    assert ModelOptions.model_validate_json(own.model_dump_json()) == own
+    own = NetworkOptions.model_validate({"name": "a.b:C", "arguments": {"sizes": [1, 2], "rate": 0.5, "deep": True}})
+    assert NetworkOptions.model_validate_json(own.model_dump_json()) == own
 
 
 @pytest.mark.parametrize(("name", "shape"), [("cnn", (5,)), ("cnn", (1, 7, 8)), ("gru", (5,)), ("tcn", (3, 8, 8))])

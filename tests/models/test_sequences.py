@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions, build_network, initial_weights, state_of
+from fedmed.models.networks import NetworkOptions, build_network, initial_weights, state_of
 from fedmed.models.sequences import sees
 from fedmed.seeds import torch_generator
 
 
-def options(name: str, **changes: object) -> ModelOptions:
-    return ModelOptions.model_validate({"name": name, **changes})
+def options(name: str, **changes: object) -> NetworkOptions:
+    return NetworkOptions.model_validate({"name": name, **changes})
 
 
 def drawn(network: nn.Module, seed: int = 1) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from fedmed.errors import RegistryError
 from fedmed.evaluation.measurement import NOT_ESTIMABLE, SUPPRESSED, Measurement
 from fedmed.models.bundle import ModelBundle, ModelDescription
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions, network_for
+from fedmed.models.networks import NetworkOptions, network_for
 from fedmed.registry import ChampionRule, RegistryOptions, Release, better, load, models, promote, register
 from fedmed.registry.store import opened
 from fedmed.serving.prediction import example
@@ -45,7 +45,7 @@ def tiny_bundle(run: str, seed: int = 0) -> ModelBundle:
         mean={name: (low + high) / 2 for name, (low, high) in ranges.items()},
         deviation={name: (high - low) / 6 for name, (low, high) in ranges.items()},
     )
-    options = ModelOptions()
+    options = NetworkOptions()
     generator = torch.Generator().manual_seed(seed)
     network = network_for(cohort, options)
     weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in network.named_parameters()}
@@ -254,8 +254,10 @@ def test_changed_records_are_named_in_the_reason(tracking: Path, release: Callab
 
 
 def test_losses_of_two_likelihoods_are_a_persons_decision(tracking: Path, release: Callable[..., Release]) -> None:
-    register(release("1" * 8, parameters={"model": {"survival": "cox"}}), OPTIONS, tracking)
-    registered = register(release("2" * 8, 0.1, 0.1, parameters={"model": {"survival": "discrete"}}), OPTIONS, tracking)
+    register(release("1" * 8, parameters={"network": {"survival": "cox"}}), OPTIONS, tracking)
+    registered = register(
+        release("2" * 8, 0.1, 0.1, parameters={"network": {"survival": "discrete"}}), OPTIONS, tracking
+    )
     assert not registered.champion
     assert "its loss is another than that of version 1" in registered.reason
 

@@ -13,12 +13,12 @@ import torch
 
 from fedmed.data.arrays import as_cell
 from fedmed.data.cohort import Cohort, read_cohort
-from fedmed.data.reading import read_rows
 from fedmed.errors import RecordsError
 from fedmed.models.bundle import ModelBundle, ModelDescription
 from fedmed.models.encoding import InputStatistics, scale_range, scaled_inputs
-from fedmed.models.networks import ModelOptions, network_for
+from fedmed.models.networks import NetworkOptions, network_for
 from fedmed.serving.prediction import as_declared, example, predict
+from fedmed.sources.reading import read_rows
 from fedmed.weights import sha256, to_bytes
 
 COHORT = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
@@ -32,11 +32,11 @@ def bundle() -> ModelBundle:
         deviation={name: (high - low) / 6 for name, (low, high) in ranges.items()},
     )
     generator = torch.Generator().manual_seed(1)
-    network = network_for(COHORT, ModelOptions())
+    network = network_for(COHORT, NetworkOptions())
     weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in network.named_parameters()}
     description = ModelDescription(
         cohort=COHORT,
-        network=ModelOptions(),
+        network=NetworkOptions(),
         statistics=statistics,
         run="r",
         round=1,
@@ -147,11 +147,11 @@ def bundle_of(cohort: Cohort) -> ModelBundle:
         mean={name: sum(scale_range(cohort, name)) / 2 for name in names}, deviation=dict.fromkeys(names, 1.0)
     )
     generator = torch.Generator().manual_seed(1)
-    network = network_for(cohort, ModelOptions())
+    network = network_for(cohort, NetworkOptions())
     weights = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in network.named_parameters()}
     description = ModelDescription(
         cohort=cohort,
-        network=ModelOptions(),
+        network=NetworkOptions(),
         statistics=statistics,
         run="r",
         round=1,

@@ -13,15 +13,28 @@ import pandas as pd
 import pytest
 import torch
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import encode_update
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.data.partition import read_manifest, read_partition
-from fedmed.data.reading import read_embedded
 from fedmed.data.split import SplitOptions
 from fedmed.errors import MessageMissing, MessageRefused, PartitionDamaged, SiteFailed
 from fedmed.exchange.base import fetch, reference
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.exchange.messages import (
+from fedmed.models.encoding import InputStatistics, feature_names
+from fedmed.models.networks import NetworkOptions
+from fedmed.site import session
+from fedmed.site.answers import ANSWER_TOPICS, answer
+from fedmed.site.home import SiteHome, add_records, partition_records
+from fedmed.site.log import kept_at_home
+from fedmed.sources.reading import read_embedded
+from fedmed.strategies.base import Fitted, Sent
+from fedmed.strategies.client import order_of
+from fedmed.strategies.options import AggregationOptions
+from fedmed.training.local import TrainingOptions, batches_of_round, train
+from fedmed.training.personal import PersonalOptions
+from fedmed.weights import Layout, from_bytes, sha256, subtract, to_bytes
+from fedmed.wire.messages import (
     COORDINATOR,
     Address,
     Admission,
@@ -34,19 +47,6 @@ from fedmed.exchange.messages import (
     Update,
     encode,
 )
-from fedmed.models.encoding import InputStatistics, feature_names
-from fedmed.models.networks import ModelOptions
-from fedmed.site import session
-from fedmed.site.answers import ANSWER_TOPICS, answer
-from fedmed.site.home import SiteHome, add_records, partition_records
-from fedmed.site.log import kept_at_home
-from fedmed.strategies.base import Fitted, Sent
-from fedmed.strategies.options import AggregationOptions
-from fedmed.strategies.turn import order_of
-from fedmed.strategies.update import encode_update
-from fedmed.training.local import TrainingOptions, batches_of_round, train
-from fedmed.training.personal import PersonalOptions
-from fedmed.weights import Layout, from_bytes, sha256, subtract, to_bytes
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 NUMBERS = {name: HEART.columns[name].range or (0.0, 1.0) for name in HEART.numbers()}
@@ -98,7 +98,7 @@ class Run:
             weights={site: weight or WEIGHTS.get(site, 100) for site in participants or ("cleveland", "hungarian")},
             cohort=cohort,
             statistics=STATISTICS,
-            network=ModelOptions(),
+            network=NetworkOptions(),
             training=TrainingOptions(),
             aggregation=AggregationOptions(),
             personal=PersonalOptions(),

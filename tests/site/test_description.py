@@ -29,11 +29,11 @@ from fedmed.data.split import SplitOptions
 from fedmed.errors import MessageRefused, QuorumNotMet, WorkspaceError
 from fedmed.exchange.base import Exchange, fetch, reference
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.exchange.messages import COORDINATOR, Address, Admission, Description, Invitation
 from fedmed.settings import Settings
 from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, partition_records
 from fedmed.weights import from_bytes, to_bytes
+from fedmed.wire.messages import COORDINATOR, Address, Admission, Description, Invitation
 
 HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 SITES = ("cleveland", "hungarian", "switzerland", "va")

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from fedmed.site.memory import forget_old_runs
 
 from fedmed.site.home import SiteHome
-from fedmed.site.memory import forget_old_runs
 
 
 @pytest.fixture

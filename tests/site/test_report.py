@@ -9,29 +9,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fedmed.site.session import open_session
 
-from fedmed.aggregation.fixed_point import FixedPoint
-from fedmed.data.cohort import Cohort, Column, Minimum
+from fedmed.aggregation.grid import FixedPoint
+from fedmed.data.cohort import Cohort, Column, Minimum, Target
 from fedmed.data.split import SplitOptions
 from fedmed.evaluation import survival
+from fedmed.targets.table import KINDS
 from fedmed.exchange.base import fetch, reference
 from fedmed.exchange.memory import MemoryExchange
-from fedmed.exchange.messages import COORDINATOR, Address, GlobalModel, Invitation, Plan, RoundEvaluation, TestReport
 from fedmed.models.bundle import outputs, predictions
 from fedmed.models.encoding import InputStatistics
-from fedmed.models.networks import ModelOptions, initial_weights, network_for
+from fedmed.models.networks import NetworkOptions, initial_weights, network_for
 from fedmed.seeds import torch_generator
 from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, add_records, partition_records
-from fedmed.site.session import open_session
 from fedmed.strategies.options import AggregationOptions
-from fedmed.targets.table import KINDS
-from fedmed.targets.target import Target
 from fedmed.training import alone
 from fedmed.training.alone import train_alone
 from fedmed.training.local import TrainingOptions
 from fedmed.training.personal import PersonalOptions
 from fedmed.weights import sha256, to_bytes
+from fedmed.wire.messages import COORDINATOR, Address, GlobalModel, Invitation, Plan, RoundEvaluation, TestReport
 
 TARGETS = {
     "binary": Target(name="ill", column="outcome", positive="> 0"),
@@ -84,7 +83,7 @@ class Trial:
         records(kind, rows, women).to_csv(file, index=False)
         add_records(self.home, [file], self.cohort)
         fingerprint = partition_records(self.home, self.cohort, SplitOptions(train=0.5, validation=0.2))[0].fingerprint
-        network = ModelOptions(survival=curves, intervals=5)  # type: ignore[arg-type]  # one of the two
+        network = NetworkOptions(survival=curves, intervals=5)  # type: ignore[arg-type]  # one of the two
         start = to_bytes(initial_weights(network_for(self.cohort, network), torch_generator(1, "start")))
         self.plan = Plan(
             run="run-1",

@@ -19,9 +19,9 @@ from torch import nn
 
 from fedmed.strategies.averaging import one_by_one
 from fedmed.strategies.base import everyone
+from fedmed.strategies.client import order_of
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.turn import order_of
 from fedmed.training.local import Problem, TrainingOptions
 
 Vector = NDArray[np.float64]

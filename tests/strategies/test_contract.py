@@ -13,18 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import encode_update, travelling
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.errors import RangeExceeded
-from fedmed.models.networks import NETWORKS, ModelOptions, build_network, initial_weights
+from fedmed.models.networks import NETWORKS, NetworkOptions, build_network, initial_weights
 from fedmed.models.parts import Parts, parts_of
 from fedmed.seeds import torch_generator
-from fedmed.strategies.aggregate import aggregate
 from fedmed.strategies.averaging import local_sgd
 from fedmed.strategies.base import Fitted, Memory, Round, Sent, Site, Strategy
 from fedmed.strategies.options import AggregationOptions, CombineName, StrategyName
 from fedmed.strategies.robust import COMBINE
+from fedmed.strategies.server import aggregate
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.update import encode_update, travelling
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss
 from fedmed.weights import Weights, add, from_bytes, layout_of, map_weights, scale, squared_norm, to_bytes
@@ -285,7 +285,7 @@ TRAINING = TrainingOptions(rounds=2, batch_size=4, learning_rate=0.05)
 
 def problems(case: str) -> dict[str, Problem]:
     shape, more = SHAPES[case]
-    network = build_network(shape, 1, ModelOptions.model_validate({"name": case.partition(" ")[0], **more}))
+    network = build_network(shape, 1, NetworkOptions.model_validate({"name": case.partition(" ")[0], **more}))
     found = {}
     for place, (site, rows) in enumerate({"a": 6, "b": 9, "c": 5}.items()):
         features = torch.randn(rows, *shape, generator=torch_generator(place, "x")) + 0.3 * place

@@ -7,15 +7,15 @@ import torch
 from federation import After, federate
 from torch import Tensor, nn
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import as_moments, blocks, encode_update, from_moments, travelling
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions, build_network, initial_weights
+from fedmed.models.networks import NetworkOptions, build_network, initial_weights
 from fedmed.models.parts import Parts, parts_of
 from fedmed.seeds import torch_generator
+from fedmed.strategies.client import Kept, take_turn
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.table import STRATEGIES
-from fedmed.strategies.turn import Kept, take_turn
-from fedmed.strategies.update import as_moments, blocks, encode_update, from_moments, travelling
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss
 from fedmed.weights import size
@@ -125,8 +125,8 @@ def test_under_fedbn_normalisation_stays_at_the_hospital_and_goes_on_there() -> 
 
 # Layers that a hospital keeps, and layers that do not move.
 
-MLP = build_network((3,), 1, ModelOptions(name="mlp", hidden=(4,)))
-CNN = build_network((1, 8, 8), 1, ModelOptions(name="cnn", channels=(2,), normalisation="batch"))
+MLP = build_network((3,), 1, NetworkOptions(name="mlp", hidden=(4,)))
+CNN = build_network((1, 8, 8), 1, NetworkOptions(name="cnn", channels=(2,), normalisation="batch"))
 
 
 def problems_on(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Problem]:

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedmed.aggregation.fixed_point import FixedPoint
+from fedmed.aggregation.codec import encode_update, travelling
+from fedmed.aggregation.grid import FixedPoint
 from fedmed.models.networks import initial_weights
 from fedmed.models.parts import Parts, parts_of
 from fedmed.seeds import torch_generator
-from fedmed.strategies.aggregate import aggregate, server_rate
 from fedmed.strategies.base import Strategy
+from fedmed.strategies.client import Kept, take_turn
 from fedmed.strategies.options import AggregationOptions
-from fedmed.strategies.turn import Kept, take_turn
-from fedmed.strategies.update import encode_update, travelling
+from fedmed.strategies.server import aggregate, server_rate
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.weights import Weights
 

@@ -61,7 +61,7 @@ class Workplace(NamedTuple):
 
 
 def embedded_rows(site: str) -> list[dict[str, str]]:
-    table = resources.files("fedmed.datasets.heart_disease").joinpath("heart_disease.csv").read_text()
+    table = resources.files("fedmed.public.tables.heart_disease").joinpath("heart_disease.csv").read_text()
     return [row for row in csv.DictReader(table.splitlines()) if row["centre"] == site]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedmed.models.networks import ModelOptions, build_network, initial_weights
+from fedmed.models.networks import NetworkOptions, build_network, initial_weights
 from fedmed.seeds import torch_generator
 from fedmed.training import local
 from fedmed.training.local import (
@@ -249,14 +249,14 @@ def test_rounds_of_passes_go_on_where_the_last_stopped() -> None:
 def test_a_lone_last_row_is_joined_to_the_batch_before_it_where_batches_are_normalised(
     rows: int, sizes: list[int]
 ) -> None:
-    network = build_network((1, 8, 8), 1, ModelOptions(name="cnn", channels=(2,), normalisation="batch"))
+    network = build_network((1, 8, 8), 1, NetworkOptions(name="cnn", channels=(2,), normalisation="batch"))
     assert (fewest_in_batch(network), fewest_in_batch(NETWORK)) == (2, 1)
     batches = batches_of_round(rows, TrainingOptions(batch_size=4), 1, lambda e: torch.arange(rows), fewest=2)
     assert [len(batch) for batch in batches] == sizes
 
 
 def test_running_statistics_come_back_with_the_state_and_those_given_are_left_alone() -> None:
-    network = build_network((1, 8, 8), 1, ModelOptions(name="cnn", channels=(2,), normalisation="batch"))
+    network = build_network((1, 8, 8), 1, NetworkOptions(name="cnn", channels=(2,), normalisation="batch"))
     before = initial_weights(network, torch_generator(0))
     kept = {name: tensor.clone() for name, tensor in before.items()}
     x = torch.randn(6, 1, 8, 8, generator=torch_generator(1)) + 1

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions, outputs_of
+from fedmed.models.networks import NetworkOptions, outputs_of
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.targets.intervals import survival_curve
 from fedmed.targets.target import Target
@@ -266,8 +266,8 @@ def test_the_gradient_of_discrete_hazards_is_what_small_changes_say() -> None:
 # Choosing
 
 
-def model(survival: str = "cox") -> ModelOptions:
-    return ModelOptions.model_validate({"survival": survival, "intervals": 4})
+def model(survival: str = "cox") -> NetworkOptions:
+    return NetworkOptions.model_validate({"survival": survival, "intervals": 4})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedmed.errors import SettingsError
-from fedmed.models.networks import ModelOptions, build_network, initial_weights, state_names
+from fedmed.models.networks import NetworkOptions, build_network, initial_weights, state_names
 from fedmed.seeds import torch_generator
 from fedmed.training import personal
 from fedmed.training.local import Problem, TrainingOptions, loss_of
@@ -113,7 +113,7 @@ def test_of_several_classes_each_has_a_shift_to_the_hospitals_shares() -> None:
     assert personal.fit_shift(torch.zeros(0, 3), torch.zeros(0), cross_entropy, 1.0) == (0.0, 0.0, 0.0)
 
 
-NETWORK = build_network((1, 8, 8), 1, ModelOptions(name="cnn", channels=(2,), normalisation="batch"))
+NETWORK = build_network((1, 8, 8), 1, NetworkOptions(name="cnn", channels=(2,), normalisation="batch"))
 
 
 def hospital() -> Problem:
