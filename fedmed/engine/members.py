@@ -68,16 +68,25 @@ class Members:
         return Answer(question.site, reply.told)
 
     def _context(self, question: Question) -> Context:
-        how, site = self._how, question.site
-        kept = self._own.get((site, question.round), {})
-        return Context(
-            run="",
-            attempt=1,
-            round=question.round,
-            site=site,
-            sites=question.sites,
-            weight=how.weights[site],
-            seed=how.training.seed,
-            told=question.told,
-            kept=kept,
-        )
+        return context_of(self._how, question, self._own.get((question.site, question.round), {}))
+
+
+def context_of(how: Algorithm, question: Question, kept: Mapping[str, bytes] | None = None) -> Context:
+    """What a stage knows at a hospital of this process; there is one attempt, and no name for the run.
+
+    Args:
+        how: the run's algorithm.
+        question: what the hospital is asked.
+        kept: what it has kept of its own answers to the stages' questions in this round.
+    """
+    return Context(
+        run="",
+        attempt=1,
+        round=question.round,
+        site=question.site,
+        sites=question.sites,
+        weight=how.weights[question.site],
+        seed=how.training.seed,
+        told=question.told,
+        kept=kept or {},
+    )
