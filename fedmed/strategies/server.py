@@ -44,7 +44,7 @@ def gather(how: Algorithm, number: int, parts: Iterable[Part]) -> Gathered | Non
     """Add up what comes, one after the other; None if nothing does.
 
     Raises:
-        ValueError: if a hospital comes twice, or one whose turn it is not: the sum would hold more than its weight says.
+        ValueError: if a hospital comes twice, or one whose turn it is not: the sum would be of more than its weight.
 
     Guarantees:
         Independent of the order of `parts`, bit for bit. With `combine: mean` and nobody on an older model, one vector
