@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedmed.aggregation.codec import encode_update
 from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, Column
+from fedmed.engine.loop import federate
+from fedmed.engine.members import context_of
+from fedmed.engine.runner import Answer, Here, Question
 from fedmed.models.bundle import outputs
 from fedmed.models.networks import NetworkOptions, build_network
-from fedmed.models.parts import Parts, parts_of
 from fedmed.sources.reading import read_embedded
+from fedmed.strategies.algorithm import algorithm
 from fedmed.strategies.base import Fitted, Memory, Sent, Site, Strategy, by_rows
+from fedmed.strategies.client import sent_vector
 from fedmed.strategies.options import AggregationOptions, StrategyName
-from fedmed.strategies.server import aggregate
 from fedmed.strategies.table import STRATEGIES
 from fedmed.targets.target import Target
 from fedmed.training.local import Correction, Problem, TrainingOptions, batches_of_round, train
@@ -222,47 +224,28 @@ def problem_of(split: Split, rate: float, **options: object) -> Problem:
 
 
 def federated(method: Method, data: Mapping[str, Halves], seed: int, rounds: int = ROUNDS) -> dict[str, Tensor]:
-    """The global weights after the last round."""
-    problems = {site: problem_of(half.train, method.rate) for site, half in data.items()}
-    rows = [len(problem.labels) for problem in problems.values()]
-    passes = dict(zip(data, orders(seed, rows, [*range(len(rows))] * rounds), strict=True))
-    parts = parts_of(next(iter(problems.values())).network)
-    grid = FixedPoint(bits=64, limit=64.0, weight=sum(rows))
-    weights: Mapping[str, Tensor] = start(seed)
-    memory: Memory = method.strategy.init(weights, method.options)
+    """The global weights after the last round.
+
+    Rounds, states, sums and the server are the engine's; the hospitals are FLamby's: their batches come from one
+    stream for all, and no seed is derived.
+    """
+    problems = {site: problem_of(half.train, method.rate, rounds=rounds) for site, half in data.items()}
+    rows = {site: len(problem.labels) for site, problem in problems.items()}
+    passes = dict(zip(data, orders(seed, list(rows.values()), [*range(len(rows))] * rounds), strict=True))
+    first = next(iter(problems.values()))
+    grid = FixedPoint(bits=64, limit=64.0, weight=sum(rows.values()))
+    how = algorithm(first.network, first.options, method.options, rows, grid=grid, strategy=method.strategy)
+    states = {0: how.start(start(seed))}
     kept: dict[str, Memory] = {site: {} for site in data}
-    weighed = {site: method.strategy.weigh(len(problem.labels)) for site, problem in problems.items()}
-    for number in range(1, rounds + 1):
-        updates = {}
-        for site, problem in problems.items():
-            sent = _turn(method, problem, number, weights, memory, kept[site], passes[site])
-            kept[site] = sent.memory
-            updates[site] = encode_update(sent, weights, {}, method.strategy, weighed[site], grid)
-        weights, memory = _apply(method, weights, memory, updates, weighed, grid, parts)
-    return dict(weights)
 
+    def respond(question: Question) -> Answer:
+        base, site = states[question.base], question.site
+        turn = _turn(method, problems[site], question.round, base.weights, base.memory, kept[site], passes[site])
+        kept[site] = turn.memory
+        return Answer(site, sent_vector(how, turn, base.weights, context_of(how, question)))
 
-def _apply(
-    method: Method,
-    weights: Weights,
-    memory: Memory,
-    updates: Mapping[str, Tensor],
-    weighed: Mapping[str, int],
-    grid: FixedPoint,
-    parts: Parts,
-) -> tuple[Weights, Memory]:
-    return aggregate(
-        method.strategy,
-        method.options,
-        weights,
-        memory,
-        updates,
-        weighed,
-        grid,
-        parts,
-        sites=len(updates),
-        rate=method.options.learning_rate or 1.0,
-    )
+    *_, last = federate(how, states, Here(respond), scored=False)
+    return dict(last.state.weights)
 
 
 def _turn(

@@ -15,19 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fedmed.coordinator.rounds import choose_round, weights_of
-from fedmed.site.report import train_own
-from fedmed.site.session import Desk, open_session
-from plain import one_round, prepare
+from plain import agents, prepare
 from torch import Tensor
 
+from fedmed.coordinator.history import choose_round
+from fedmed.coordinator.training import rounds_of
 from fedmed.data.cohort import read_cohort
-from fedmed.targets.table import KINDS
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.models.bundle import outputs, predictions
 from fedmed.pooled import train_pooled
 from fedmed.settings import Settings, read_settings
+from fedmed.site.desk import Desk, open_session
+from fedmed.site.evaluation import train_own
 from fedmed.site.home import SiteHome
+from fedmed.targets.table import KINDS
 from fedmed.weights import Weights
 
 ROOT = Path(__file__).parents[1]
@@ -39,10 +40,9 @@ def accuracies(settings: Settings, split: int, folder: Path) -> dict[str, list[f
     settings = settings.model_copy(update={"split": settings.split.model_copy(update={"seed": split})})
     cohort, exchange = read_cohort(ROOT / settings.cohort), MemoryExchange()
     homes = {site: SiteHome(folder / site) for site in sorted(settings.federation.sites)}
-    plan, _ = prepare(homes, settings, cohort, exchange, "bench")
-    cell = settings.privacy.minimum_cell
-    records = [one_round(homes, plan, number, exchange, cell) for number in range(1, settings.training.rounds + 1)]
-    weights = weights_of(plan, choose_round(records).model, exchange)
+    run, _ = prepare(homes, settings, cohort, exchange, "bench", folder / "coordinator")
+    plan, records = run.plan, list(rounds_of(run, exchange, agents(homes, exchange)))
+    weights = run.states[choose_round(records).round].weights
     pooled = train_pooled(plan, homes.values())
     found: dict[str, list[float]] = {name: [] for name in MODELS}
     for home in homes.values():

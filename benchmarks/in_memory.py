@@ -1,4 +1,4 @@
-"""A federation in memory: FedMed's own encoding, training, strategies and integers, without messages or Prefect.
+"""A federation in memory: FedMed's own encoding and its one round, without messages or Prefect.
 
 A model of one site alone, and one of all rows in one place, are federations of one member: all three are trained by the
 same code with the same options.
@@ -12,23 +12,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from fedmed.aggregation.codec import encode_update, travelling
-from fedmed.aggregation.grid import FixedPoint
 from fedmed.aggregation.statistics import column_sums, pool_statistics
 from fedmed.data.cohort import Cohort
+from fedmed.engine.loop import federate
+from fedmed.engine.members import Members, Score
+from fedmed.engine.runner import Here
 from fedmed.models.bundle import outputs
 from fedmed.models.encoding import InputStatistics, encode, labels_of
 from fedmed.models.networks import NetworkOptions, initial_weights, network_for
-from fedmed.models.parts import parts_of
 from fedmed.privacy.cells import DEFAULT_MINIMUM
 from fedmed.seeds import torch_generator
-from fedmed.strategies.base import Memory
-from fedmed.strategies.client import Kept, take_turn
+from fedmed.strategies.algorithm import algorithm
 from fedmed.strategies.options import AggregationOptions
-from fedmed.strategies.server import aggregate, server_rate
-from fedmed.strategies.table import STRATEGIES
 from fedmed.training.local import Problem, TrainingOptions, loss_of
 from fedmed.training.losses import loss_for
 from fedmed.weights import Weights
@@ -50,11 +46,12 @@ class Recipe(NamedTuple):
 
 
 class Round(NamedTuple):
-    """The global state after a round, and every site's state as the site itself would use it."""
+    """The global state after a round, every site's state as the site itself would use it, and what it says of that."""
 
     number: int
-    state: dict[str, Tensor]
-    own: dict[str, dict[str, Tensor]]
+    state: Weights
+    own: Mapping[str, Weights]
+    scores: Mapping[str, float]
 
 
 def statistics_of(rows: Mapping[str, pd.DataFrame], cohort: Cohort) -> InputStatistics:
@@ -88,35 +85,27 @@ def joined(problems: Mapping[str, Problem]) -> dict[str, Problem]:
 
 
 def rounds(
-    problems: Mapping[str, Problem], recipe: Recipe, weights: Mapping[str, int] | None = None
+    problems: Mapping[str, Problem],
+    recipe: Recipe,
+    weights: Mapping[str, int] | None = None,
+    score: Score | None = None,
 ) -> Iterator[Round]:
-    """Train, round after round; `weights` says what each site weighs, the strategy if it is left out."""
-    options, training = recipe.aggregation, recipe.training
-    strategy = STRATEGIES[options.strategy]
-    network = next(iter(problems.values())).network
-    parts = parts_of(network, frozen=training.frozen, keep_normalisation=strategy.keeps_normalisation)
-    state = initial_weights(network, torch_generator(training.seed, "start"))
-    memory: Memory = strategy.init(travelling(state, parts)[0], options)
-    weighed = dict(weights or {site: strategy.weigh(len(problem.labels)) for site, problem in problems.items()})
-    grid = FixedPoint(bits=options.bits, limit=options.limit, weight=sum(weighed.values()))
-    kept: dict[str, Kept] = {site: Kept() for site in problems}
-    history = {0: state}
-    for number in range(1, strategy.rounds(training.rounds) + 1):
-        updates = {}
-        for turn in strategy.schedule(list(problems), number, training.seed, options):
-            base, shared = history[turn.base], memory if strategy.shares_memory else {}
-            sent, kept[turn.site] = take_turn(
-                strategy, options, problems[turn.site], turn.site, number, base, shared, kept[turn.site], parts
-            )
-            shape = travelling(base, parts)
-            updates[turn.site] = encode_update(sent, *shape, strategy, weighed[turn.site], grid)
-        rate = server_rate(strategy, options, number, training.rounds)
-        taking = {site: weighed[site] for site in updates}
-        state, memory = aggregate(
-            strategy, options, state, memory, updates, taking, grid, parts, sites=len(problems), rate=rate
-        )
-        history = {number: state}
-        yield Round(number, state, {site: {**state, **kept[site].personal} for site in problems})
+    """Train, round after round.
+
+    Args:
+        problems: site → its rows.
+        recipe: how.
+        weights: what each site weighs; the strategy says it if left out.
+        score: what a site says of each round's state, as it would use it.
+    """
+    training, network = recipe.training, next(iter(problems.values())).network
+    rows = {site: len(problem.labels) for site, problem in problems.items()}
+    how = algorithm(network, training, recipe.aggregation, rows, weights=weights)
+    states = {0: how.start(initial_weights(network, torch_generator(training.seed, "start")))}
+    members = Members(how, problems, states, score)
+    for number, state, scores, _ in federate(how, states, Here(members), scored=score is not None):
+        own = {site: members.state_at(site, number) for site in problems}
+        yield Round(number, state.weights, own, scores)
 
 
 class Chosen(NamedTuple):
@@ -128,13 +117,13 @@ class Chosen(NamedTuple):
 
 def chosen_round(problems: Mapping[str, Problem], held: Mapping[str, Problem], recipe: Recipe) -> Chosen:
     """The round with the least mean loss over all held-out rows; the earliest of equals."""
-    rows = sum(len(problem.labels) for problem in held.values())
+    rows = {site: len(problem.labels) for site, problem in held.items()}
 
     def judged(round_: Round) -> Chosen:
-        losses = [loss_of(problem, round_.own[site]) * len(problem.labels) for site, problem in held.items()]
-        return Chosen(sum(losses) / rows, round_)
+        return Chosen(sum(round_.scores[site] * rows[site] for site in held) / sum(rows.values()), round_)
 
-    return min(map(judged, rounds(problems, recipe)), key=lambda chosen: chosen.loss)
+    told = rounds(problems, recipe, score=lambda site, state: loss_of(held[site], state))
+    return min(map(judged, told), key=lambda chosen: chosen.loss)
 
 
 def last_round(problems: Mapping[str, Problem], recipe: Recipe, weights: Mapping[str, int] | None = None) -> Round:

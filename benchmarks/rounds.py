@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from plain import one_round, prepare, size_of
+from plain import agents, prepare, size_of
 
+from fedmed.coordinator.training import rounds_of
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.exchange.folder import FolderExchange
 from fedmed.site.home import SiteHome
@@ -60,11 +61,11 @@ def plain_rounds(place: Workspace, rounds: int) -> list[float]:
     """Seconds of each round in a plain loop."""
     settings, exchange = place.settings, FolderExchange(place.root / "plain")
     homes = {site: place.home(site) for site in settings.federation.sites}
-    plan, _ = prepare(homes, settings, place.cohort, exchange, "plain")
-    workers, seconds = os.cpu_count() or 1, []
-    for number in range(1, rounds + 1):
+    run, _ = prepare(homes, settings, place.cohort, exchange, "plain", place.root / "plain-coordinator")
+    going, seconds = rounds_of(run, exchange, agents(homes, exchange, os.cpu_count() or 1)), []
+    for _ in range(rounds):
         began = time.perf_counter()
-        one_round(homes, plan, number, exchange, settings.privacy.minimum_cell, workers)
+        next(going)
         seconds.append(time.perf_counter() - began)
     return seconds
 

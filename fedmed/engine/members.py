@@ -29,7 +29,8 @@ class Members:
     def __init__(
         self, how: Algorithm, problems: Mapping[str, Problem], states: Mapping[int, State], score: Score | None = None
     ) -> None:
-        self._how, self._problems, self._states, self._score = how, problems, states, score
+        self.how, self.states = how, states
+        self._problems, self._score = problems, score
         self._turns: dict[str, dict[int, Kept]] = {site: {} for site in problems}
         self._own: dict[tuple[str, int], dict[str, bytes]] = {}
 
@@ -41,16 +42,16 @@ class Members:
         if purpose == "score":
             state = self.state_at(site, number)
             return Answer(site, None if self._score is None else self._score(site, state))
-        base = self._states[question.base]
-        shared = base.memory if self._how.strategy.shares_memory else {}
+        base = self.states[question.base]
+        shared = base.memory if self.how.strategy.shares_memory else {}
         given = Given(number, base.weights, shared, self.kept(site, number - 1))
-        sent, self._turns[site][number] = take_turn(self._how, self._problems[site], site, given)
-        return Answer(site, sent_vector(self._how, sent, base.weights, self._context(question)))
+        sent, self._turns[site][number] = take_turn(self.how, self._problems[site], site, given)
+        return Answer(site, sent_vector(self.how, sent, base.weights, self._context(question)))
 
     def kept(self, site: str, number: int) -> Kept:
         """What a hospital has of its last turn, up to a round, that counted; earlier ones are forgotten."""
         turns = self._turns[site]
-        counted = [turn for turn in turns if turn <= number and site in self._states[turn].took_part]
+        counted = [turn for turn in turns if turn <= number and site in self.states[turn].took_part]
         if not counted:
             return Kept()
         for turn in [turn for turn in turns if turn < max(counted)]:
@@ -59,25 +60,34 @@ class Members:
 
     def state_at(self, site: str, number: int) -> Weights:
         """The global state after a round as a hospital has it, with its own layers in place."""
-        return {**self._states[number].weights, **self.kept(site, number).personal}
+        return {**self.states[number].weights, **self.kept(site, number).personal}
 
     def _about_stage(self, question: Question) -> Answer:
-        asks = dict([*self._how.asks("before"), *self._how.asks("after")])
+        asks = dict([*self.how.asks("before"), *self.how.asks("after")])
         reply = asks[question.about].answer(self._context(question))
         self._own.setdefault((question.site, question.round), {})[question.about] = reply.kept
         return Answer(question.site, reply.told)
 
     def _context(self, question: Question) -> Context:
-        how, site = self._how, question.site
-        kept = self._own.get((site, question.round), {})
-        return Context(
-            run="",
-            attempt=1,
-            round=question.round,
-            site=site,
-            sites=question.sites,
-            weight=how.weights[site],
-            seed=how.training.seed,
-            told=question.told,
-            kept=kept,
-        )
+        return context_of(self.how, question, self._own.get((question.site, question.round), {}))
+
+
+def context_of(how: Algorithm, question: Question, kept: Mapping[str, bytes] | None = None) -> Context:
+    """What a stage knows at a hospital of this process; there is one attempt, and no name for the run.
+
+    Args:
+        how: the run's algorithm.
+        question: what the hospital is asked.
+        kept: what it has kept of its own answers to the stages' questions in this round.
+    """
+    return Context(
+        run="",
+        attempt=1,
+        round=question.round,
+        site=question.site,
+        sites=question.sites,
+        weight=how.weights[question.site],
+        seed=how.training.seed,
+        told=question.told,
+        kept=kept or {},
+    )

@@ -43,6 +43,9 @@ class Gathered(NamedTuple):
 def gather(how: Algorithm, number: int, parts: Iterable[Part]) -> Gathered | None:
     """Add up what comes, one after the other; None if nothing does.
 
+    Raises:
+        ValueError: if a hospital comes twice, or one whose turn it is not: the sum would be of more than its weight.
+
     Guarantees:
         Independent of the order of `parts`, bit for bit. With `combine: mean` and nobody on an older model, one vector
         is held beside the sum, however many hospitals there are.
@@ -50,7 +53,11 @@ def gather(how: Algorithm, number: int, parts: Iterable[Part]) -> Gathered | Non
     total: Tensor | None = None
     names, each, losses = {}, {}, {}
     apart = not _one_sum(how, number)
+    awaited = {turn.site for turn in how.turns(number)}
     for site, vector, name in parts:
+        if site not in awaited:
+            raise ValueError(f"{site}: expected one update of each hospital whose turn it is in round {number}")
+        awaited.remove(site)
         total = vector.to(torch.int64, copy=True) if total is None else total.add_(vector)
         names[site] = name
         if apart:

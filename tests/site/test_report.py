@@ -12,10 +12,9 @@ import pytest
 from fedmed.site.session import open_session
 
 from fedmed.aggregation.grid import FixedPoint
-from fedmed.data.cohort import Cohort, Column, Minimum, Target
+from fedmed.data.cohort import Cohort, Column, Minimum
 from fedmed.data.split import SplitOptions
 from fedmed.evaluation import survival
-from fedmed.targets.table import KINDS
 from fedmed.exchange.base import fetch, reference
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.models.bundle import outputs, predictions
@@ -25,6 +24,8 @@ from fedmed.seeds import torch_generator
 from fedmed.site.answers import answer
 from fedmed.site.home import SiteHome, add_records, partition_records
 from fedmed.strategies.options import AggregationOptions
+from fedmed.targets.table import KINDS
+from fedmed.targets.target import Target
 from fedmed.training import alone
 from fedmed.training.alone import train_alone
 from fedmed.training.local import TrainingOptions

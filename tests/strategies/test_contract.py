@@ -13,17 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedmed.aggregation.codec import encode_update, travelling
 from fedmed.aggregation.grid import FixedPoint
-from fedmed.errors import RangeExceeded
+from fedmed.engine.members import context_of
+from fedmed.engine.runner import Question
+from fedmed.errors import QuorumNotMet, RangeExceeded
 from fedmed.models.networks import NETWORKS, NetworkOptions, build_network, initial_weights
-from fedmed.models.parts import Parts, parts_of
+from fedmed.models.parts import parts_of
 from fedmed.seeds import torch_generator
+from fedmed.strategies.algorithm import Algorithm, algorithm
 from fedmed.strategies.averaging import local_sgd
-from fedmed.strategies.base import Fitted, Memory, Round, Sent, Site, Strategy
+from fedmed.strategies.base import Fitted, Memory, Round, Sent, Site, Strategy, everyone
+from fedmed.strategies.client import sent_vector
 from fedmed.strategies.options import AggregationOptions, CombineName, StrategyName
 from fedmed.strategies.robust import COMBINE
-from fedmed.strategies.server import aggregate
+from fedmed.strategies.server import Gathered, Part, gather, move
 from fedmed.strategies.table import STRATEGIES
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss
@@ -72,13 +75,15 @@ every_rule = pytest.mark.parametrize("rule", COMBINE)
 sites = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 100), min_size=1)
 
 
-def parts_for(strategy: Strategy) -> Parts:
-    return parts_of(NETWORK, keep_normalisation=strategy.keeps_normalisation)
+def travelling(strategy: Strategy) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters and the statistics of the base that travel."""
+    parts = parts_of(NETWORK, keep_normalisation=strategy.keeps_normalisation)
+    return {name: BASE[name] for name in parts.parameters}, {name: BASE[name] for name in parts.statistics}
 
 
 def sent(strategy: Strategy, by: float, *, statistics: bool = True) -> Sent:
     """An answer whose every tensor is moved by its own multiple of `by`; statistics stay those of some rows."""
-    weights, there = travelling(BASE, parts_for(strategy))
+    weights, there = travelling(strategy)
 
     def moved(like: Mapping[str, Tensor], times: float) -> dict[str, Tensor]:
         return {
@@ -92,22 +97,41 @@ def sent(strategy: Strategy, by: float, *, statistics: bool = True) -> Sent:
     return Sent(moved(weights, 0.25), fitted, extra=extra)
 
 
+def how_of(strategy: Strategy, rule: CombineName, rows: Mapping[str, int], grid: FixedPoint = GRID) -> Algorithm:
+    """A run in which it is every hospital's turn, whatever the strategy's own schedule, with a server's step of 1."""
+    options = AggregationOptions(combine=rule, tau=1.0, learning_rate=1.0)
+    return algorithm(
+        NETWORK, TrainingOptions(), options, rows, grid=grid, strategy=strategy._replace(schedule=everyone)
+    )
+
+
+def gathered(how: Algorithm, answers: Mapping[str, Sent]) -> Gathered | None:
+    def part(site: str) -> Part:
+        context = context_of(how, Question("train", 1, site, 0, how.sites))
+        return Part(site, sent_vector(how, answers[site], BASE, context))
+
+    return gather(how, 1, map(part, answers))
+
+
 def run(
     strategy: Strategy,
     rule: CombineName,
     rows: Mapping[str, int],
     answers: Mapping[str, Sent],
     *,
-    of: int | None = None,
     grid: FixedPoint = GRID,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    options = AggregationOptions(combine=rule, tau=1.0)
-    parts = parts_for(strategy)
-    there = travelling(BASE, parts)
-    memory = map_weights(lambda tensor: tensor + 0.5, strategy.init(there[0], options))
-    weights = {site: strategy.weigh(rows[site]) for site in answers}
-    updates = {site: encode_update(answers[site], *there, strategy, weights[site], grid) for site in answers}
-    return aggregate(strategy, options, BASE, memory, updates, weights, grid, parts, sites=of or len(answers), rate=1.0)
+    fresh: bool = False,
+) -> tuple[Weights, Memory]:
+    """A round on the base, of a server that remembers something unless it is a fresh one."""
+    how = how_of(strategy, rule, rows, grid)
+    before = how.start(BASE)
+    if not fresh:
+        before = before._replace(memory=map_weights(lambda tensor: tensor + 0.5, before.memory))
+    came = gathered(how, answers)
+    assert came is not None
+    after = move(how, 1, {0: before}, came, {}, {})
+    assert set(after.took_part) == set(answers)
+    return after.weights, after.memory
 
 
 def bits(weights: Weights) -> dict[str, list[int]]:
@@ -158,8 +182,7 @@ def test_equal_updates_are_as_one(name: str, rule: CombineName, rows: dict[str, 
 @given(rows=sites, factor=st.floats(0.25, 2))
 def test_scaling_in_is_scaling_out(name: str, rule: CombineName, rows: dict[str, int], factor: float) -> None:
     strategy = EVERY[name]
-    weights = travelling(BASE, parts_for(strategy))[0]
-    options = AggregationOptions(combine=rule)
+    weights = travelling(strategy)[0]
 
     def step(times: float) -> dict[str, Tensor]:
         answers = {site: sent(strategy, 0.02 * n, statistics=False) for site, n in rows.items()}
@@ -169,12 +192,7 @@ def test_scaling_in_is_scaling_out(name: str, rule: CombineName, rows: dict[str,
             )
             for site, a in answers.items()
         }
-        parts = parts_for(strategy)
-        there = travelling(BASE, parts)
-        counts = {site: strategy.weigh(n) for site, n in rows.items()}
-        updates = {site: encode_update(scaled[site], *there, strategy, counts[site], GRID) for site in rows}
-        memory = strategy.init(weights, options)
-        state, _ = aggregate(strategy, options, BASE, memory, updates, counts, GRID, parts, sites=len(rows), rate=1.0)
+        state, _ = run(strategy, rule, rows, scaled, fresh=True)
         return {key: state[key].double() - BASE[key].double() for key in weights}
 
     assert_close(step(factor), scale(step(1.0), factor), atol=2e-5)
@@ -186,13 +204,10 @@ def test_one_site_is_its_own_combination(name: str, rule: CombineName) -> None:
     strategy = EVERY[name]
     answer = sent(strategy, 0.7)
     state, _ = run(strategy, rule, {"a": 5}, {"a": answer})
-    there = travelling(BASE, parts_for(strategy))[1]
-    for key in there:
+    for key in travelling(strategy)[1]:
         assert torch.allclose(state[key], answer.fitted.statistics[key], atol=1e-6)
     if strategy.apply is EVERY["fedavg"].apply:  # with a server's step of 1, its state up to the grid
-        assert_close(
-            {key: state[key] for key in answer.change}, add(travelling(BASE, parts_for(strategy))[0], answer.change)
-        )
+        assert_close({key: state[key] for key in answer.change}, add(travelling(strategy)[0], answer.change))
 
 
 @every_strategy
@@ -203,7 +218,7 @@ def test_names_shapes_and_types_are_kept_and_no_argument_is_changed(name: str, r
         strategy, rule, {"a": 3, "b": 5}, {site: sent(strategy, by) for site, by in (("a", 1), ("b", 2))}
     )
     assert layout_of(state) == layout_of(BASE)
-    begin = strategy.init(travelling(BASE, parts_for(strategy))[0], AggregationOptions())
+    begin = strategy.init(travelling(strategy)[0], AggregationOptions())
     assert layout_of(memory) == layout_of(begin)
     assert bits(BASE) == before
     if memory:
@@ -212,21 +227,20 @@ def test_names_shapes_and_types_are_kept_and_no_argument_is_changed(name: str, r
 
 @every_strategy
 @every_rule
-def test_no_update_is_an_error(name: str, rule: CombineName) -> None:
-    with pytest.raises(ValueError, match="at least one update"):
-        run(EVERY[name], rule, {}, {}, of=3)
+def test_no_update_is_no_round(name: str, rule: CombineName) -> None:
+    assert gathered(how_of(EVERY[name], rule, {"a": 3, "b": 5}), {}) is None
+    there = problems("logistic")
+    with pytest.raises(QuorumNotMet, match=r"round 1 could use 0 of . hospitals.* absent"):
+        federate(EVERY[name], AggregationOptions(combine=rule), there, 1, absent=frozenset((site, 1) for site in there))
 
 
 @every_strategy
-def test_updates_and_weights_of_different_sites_are_an_error(name: str) -> None:
-    strategy, parts = EVERY[name], parts_for(EVERY[name])
-    there = travelling(BASE, parts)
-    updates = {"a": encode_update(sent(strategy, 1), *there, strategy, 1, GRID)}
-    memory = strategy.init(there[0], AggregationOptions())
-    with pytest.raises(ValueError, match="'b'"):
-        aggregate(
-            strategy, AggregationOptions(), BASE, memory, updates, {"a": 1, "b": 1}, GRID, parts, sites=2, rate=1.0
-        )
+def test_an_update_counts_once_and_only_of_a_hospital_whose_turn_it_is(name: str) -> None:
+    how = how_of(EVERY[name], "mean", {"a": 1, "b": 1})
+    part = Part("a", torch.zeros(how.form.size, dtype=torch.int64))
+    for came in ([part, part], [part, part._replace(site="c")]):
+        with pytest.raises(ValueError, match=f"{came[-1].site}: expected one update of each hospital whose turn it is"):
+            gather(how, 1, came)
 
 
 @every_strategy
@@ -253,20 +267,14 @@ def test_a_weight_is_a_whole_number_of_at_least_one_and_no_more_than_the_rows(na
 
 @every_strategy
 def test_the_names_of_extras_are_no_other_part_of_an_update(name: str) -> None:
-    assert not {"change", "moments", "normaliser"} & set(EVERY[name].extra)
+    assert not {"change", "moments", "normaliser", "~training"} & set(EVERY[name].extra)
     assert not any("/" in extra for extra in EVERY[name].extra)
 
 
 @every_strategy
 def test_sites_that_changed_nothing_leave_every_bit_of_a_fresh_servers_base(name: str) -> None:
-    strategy, parts = EVERY[name], parts_for(EVERY[name])
-    there = travelling(BASE, parts)
-    still = sent(strategy, 0.0, statistics=False)
-    updates = {site: encode_update(still, *there, strategy, 1, GRID) for site in "ab"}
-    memory = strategy.init(there[0], AggregationOptions())
-    state, _ = aggregate(
-        strategy, AggregationOptions(), BASE, memory, updates, dict.fromkeys("ab", 1), GRID, parts, sites=2, rate=1.0
-    )
+    still = sent(EVERY[name], 0.0, statistics=False)
+    state, _ = run(EVERY[name], "mean", dict.fromkeys("ab", 1), dict.fromkeys("ab", still), fresh=True)
     assert bits(state) == bits(BASE)
 
 
@@ -325,7 +333,7 @@ def test_a_strategy_composes_with_a_rule_and_with_part_of_the_hospitals(name: st
     there = problems("logistic")
     trace = federate(strategy, options, there, 2)
     if strategy.schedule is EVERY["fedavg"].schedule:
-        assert [len(after.updates) for after in trace[1:]] == [2, 2]
+        assert [len(after.updates) for after in trace[1:]] == [2] * strategy.rounds(2)
     assert not torch.equal(trace[-1].state["weight"], trace[0].state["weight"])
     # A hospital that was drawn and does not answer leaves a round of the others.
     lost = next(iter(trace[1].updates))

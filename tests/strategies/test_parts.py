@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from federation import After, federate
+from federation import After, federate, how_of
 from torch import Tensor, nn
 
-from fedmed.aggregation.codec import as_moments, blocks, encode_update, from_moments, travelling
-from fedmed.aggregation.grid import FixedPoint
+from fedmed.aggregation.codec import as_moments, from_moments
+from fedmed.engine.members import context_of
+from fedmed.engine.runner import Question
 from fedmed.errors import SettingsError
 from fedmed.models.networks import NetworkOptions, build_network, initial_weights
-from fedmed.models.parts import Parts, parts_of
+from fedmed.models.parts import parts_of
 from fedmed.seeds import torch_generator
-from fedmed.strategies.client import Kept, take_turn
+from fedmed.strategies.base import Sent
+from fedmed.strategies.client import Given, Kept, sent_vector, take_turn
 from fedmed.strategies.options import AggregationOptions
 from fedmed.strategies.table import STRATEGIES
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.training.losses import log_loss
-from fedmed.weights import size
+from fedmed.weights import Weights, size
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 ROWS = {"a": 6, "b": 18, "c": 9}
@@ -129,33 +131,38 @@ MLP = build_network((3,), 1, NetworkOptions(name="mlp", hidden=(4,)))
 CNN = build_network((1, 8, 8), 1, NetworkOptions(name="cnn", channels=(2,), normalisation="batch"))
 
 
-def problems_on(network: nn.Module, shape: tuple[int, ...]) -> dict[str, Problem]:
+LAST = 3
+"""Numbers at the end of an update: the normaliser, and the training loss with its rows."""
+
+
+def problems_on(network: nn.Module, shape: tuple[int, ...], frozen: tuple[str, ...] = ()) -> dict[str, Problem]:
     return {
         site: Problem(
             network,
             log_loss,
             torch.randn(rows, *shape, generator=torch_generator(rows, "x")) + rows / 10,
             torch.arange(rows).remainder(2).float(),
-            TRAINING.model_copy(update={"learning_rate": 0.2}),
+            TRAINING.model_copy(update={"learning_rate": 0.2, "frozen": frozen}),
         )
         for site, rows in ROWS.items()
     }
 
 
-def run(name: str, parts: Parts, rounds: int = 2) -> list[After]:
+def run(name: str, personal: tuple[str, ...] = (), frozen: tuple[str, ...] = ()) -> list[After]:
     options = AggregationOptions(learning_rate=0.1)
-    return federate(STRATEGIES[name], options, problems_on(MLP, (3,)), rounds, parts=parts)  # type: ignore[index]
+    there = problems_on(MLP, (3,), frozen)
+    return federate(STRATEGIES[name], options, there, 2, personal=personal)  # type: ignore[index]
 
 
 @every_strategy
 def test_personal_layers_are_no_part_of_any_update_and_differ_between_hospitals(name: str) -> None:
-    strategy, parts = STRATEGIES[name], parts_of(MLP, personal=["head.*"])  # type: ignore[index]
-    trace = run(name, parts)
+    strategy = STRATEGIES[name]  # type: ignore[index]
+    trace = run(name, personal=("head.*",))
     start = trace[0].state
     body = size({key: start[key] for key in start if key.startswith("body")})
     for after in trace[1:]:
         for update in after.updates.values():
-            assert update.numel() == (1 + len(strategy.extra)) * body + 1  # the change, extras, and the normaliser
+            assert update.numel() == (1 + len(strategy.extra)) * body + LAST
         assert torch.equal(after.state["head.weight"], start["head.weight"])
         assert torch.equal(after.state["head.bias"], start["head.bias"])
         assert not any("head" in key for key in after.memory)
@@ -168,61 +175,59 @@ def test_personal_layers_are_no_part_of_any_update_and_differ_between_hospitals(
 
 
 def test_an_update_does_not_depend_on_the_global_value_of_a_layer_that_is_the_hospitals_own() -> None:
-    parts = parts_of(MLP, personal=["head.*"])
-    problem = problems_on(MLP, (3,))["a"]
+    there = problems_on(MLP, (3,))
+    how = how_of(STRATEGIES["fedavg"], AggregationOptions(), there, personal=["head.*"])
     start = initial_weights(MLP, torch_generator(1, "start"))
-    strategy, options = STRATEGIES["fedavg"], AggregationOptions()
     own = Kept(personal={"head.weight": torch.ones(1, 4), "head.bias": torch.zeros(1)})
-    grid = FixedPoint(bits=32, limit=16.0, weight=10)
     updates = []
     for head in (start["head.weight"], start["head.weight"] + 100):
         base = {**start, "head.weight": head}
-        sent, _ = take_turn(strategy, options, problem, "a", 1, base, {}, own, parts)
-        updates.append(encode_update(sent, *travelling(base, parts), strategy, 6, grid))
+        sent, _ = take_turn(how, there["a"], "a", Given(1, base, kept=own))
+        updates.append(sent_vector(how, sent, base, context_of(how, Question("train", 1, "a", 0, how.sites))))
     assert torch.equal(*updates)
 
 
 @every_strategy
 def test_frozen_layers_do_not_move_anywhere_and_do_not_travel(name: str) -> None:
-    strategy, parts = STRATEGIES[name], parts_of(MLP, frozen=["body.*"])  # type: ignore[index]
-    trace = run(name, parts)
+    strategy = STRATEGIES[name]  # type: ignore[index]
+    trace = run(name, frozen=("body.*",))
     assert torch.equal(trace[-1].state["body.1.weight"], trace[0].state["body.1.weight"])
     assert not torch.equal(trace[-1].state["head.weight"], trace[0].state["head.weight"])
     for update in trace[-1].updates.values():
-        assert update.numel() == (1 + len(strategy.extra)) * 5 + 1
+        assert update.numel() == (1 + len(strategy.extra)) * 5 + LAST
     for kept in trace[-1].kept.values():
         assert not any("body" in key for key in kept.personal)
 
 
 def test_frozen_layers_do_not_move_between_the_steps_of_a_round_either() -> None:
     # Head and body apart: with the body as it was, the head is a logistic regression on what the body gives.
-    parts = parts_of(MLP, frozen=["body.*"])
-    problem = problems_on(MLP, (3,))["b"]
-    problem = problem._replace(
-        options=problem.options.model_copy(update={"local_epochs": 5, "batch_size": 4, "l2": 0.0})
-    )
+    many = {"local_epochs": 5, "batch_size": 4, "l2": 0.0}
+    problem = problems_on(MLP, (3,), ("body.*",))["b"]
+    problem = problem._replace(options=problem.options.model_copy(update=many))
     start = initial_weights(MLP, torch_generator(1, "start"))
-    sent, _ = take_turn(STRATEGIES["fedavg"], AggregationOptions(), problem, "b", 1, start, {}, Kept(), parts)
+
+    def turn(problem: Problem, base: Weights) -> Sent:
+        how = how_of(STRATEGIES["fedavg"], AggregationOptions(), {"b": problem})
+        return take_turn(how, problem, "b", Given(1, base))[0]
+
+    sent = turn(problem, start)
     body = torch.relu(problem.features @ start["body.1.weight"].T + start["body.1.bias"])
-    head = problem._replace(network=nn.Linear(4, 1), features=body)
-    alone = {"weight": start["head.weight"], "bias": start["head.bias"]}
-    expected, _ = take_turn(
-        STRATEGIES["fedavg"], AggregationOptions(), head, "b", 1, alone, {}, Kept(), parts_of(head.network)
-    )
+    free = problem.options.model_copy(update={"frozen": ()})
+    head = problem._replace(network=nn.Linear(4, 1), features=body, options=free)
+    expected = turn(head, {"weight": start["head.weight"], "bias": start["head.bias"]})
     assert sent.fitted.steps == 25
     for name, change in expected.change.items():
         assert torch.allclose(sent.change[f"head.{name}"], change, atol=1e-6)
 
 
 def test_personal_and_frozen_together_with_batch_normalisation() -> None:
-    parts = parts_of(CNN, personal=["head.*"], frozen=["body.0.*"], keep_normalisation=False)
-    strategy = STRATEGIES["scaffold"]
-    trace = federate(strategy, AggregationOptions(), problems_on(CNN, (1, 8, 8)), 2, parts=parts)
-    there = travelling(trace[0].state, parts)
-    assert set(there[0]) == {"body.1.weight", "body.1.bias"}
-    assert set(there[1]) == {"body.1.running_mean", "body.1.running_var"}
-    assert {update.numel() for update in trace[-1].updates.values()} == {4 + 4 + 4 + 1}
-    assert sum(blocks(*there, strategy)) == 13
+    there = problems_on(CNN, (1, 8, 8), ("body.0.*",))
+    how = how_of(STRATEGIES["scaffold"], AggregationOptions(), there, personal=["head.*"])
+    trace = federate(STRATEGIES["scaffold"], AggregationOptions(), there, 2, personal=["head.*"])
+    assert set(how.form.weights) == {"body.1.weight", "body.1.bias"}
+    assert set(how.form.statistics) == {"body.1.running_mean", "body.1.running_var"}
+    assert {update.numel() for update in trace[-1].updates.values()} == {4 + 4 + 4 + LAST}
+    assert how.form.size == 12 + LAST
     assert torch.equal(trace[-1].state["body.0.weight"], trace[0].state["body.0.weight"])
     assert not torch.equal(trace[-1].state["body.1.running_mean"], trace[0].state["body.1.running_mean"])
 

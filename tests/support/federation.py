@@ -1,22 +1,24 @@
-"""Rounds of a strategy without hospitals: turns, updates and the server, on problems that fit on a page."""
+"""Rounds of a strategy without messages: the engine on problems that fit on a page, with all that happens on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fedmed.aggregation.codec import encode_update, travelling
 from fedmed.aggregation.grid import FixedPoint
+from fedmed.engine.loop import federate as rounds_of
+from fedmed.engine.members import Members
+from fedmed.engine.runner import Answer, Here, Question, Refusal
 from fedmed.models.networks import initial_weights
-from fedmed.models.parts import Parts, parts_of
 from fedmed.seeds import torch_generator
+from fedmed.strategies.algorithm import Algorithm, algorithm
 from fedmed.strategies.base import Strategy
-from fedmed.strategies.client import Kept, take_turn
+from fedmed.strategies.client import Kept
 from fedmed.strategies.options import AggregationOptions
-from fedmed.strategies.server import aggregate, server_rate
 from fedmed.training.local import Problem, TrainingOptions
 from fedmed.weights import Weights
 
@@ -32,6 +34,23 @@ class After(NamedTuple):
     kept: Mapping[str, Kept]
 
 
+def how_of(
+    strategy: Strategy,
+    options: AggregationOptions,
+    problems: Mapping[str, Problem],
+    *,
+    personal: Sequence[str] = (),
+    limit: float = 64.0,
+    bits: int = 64,
+) -> Algorithm:
+    """The algorithm of some problems, on a grid of its own."""
+    first = next(iter(problems.values()))
+    rows = {site: len(problem.labels) for site, problem in problems.items()}
+    weight = sum(strategy.weigh(count) for count in rows.values())
+    grid = FixedPoint.model_validate({"bits": bits, "limit": limit, "weight": weight})
+    return algorithm(first.network, first.options, options, rows, grid=grid, personal=personal, strategy=strategy)
+
+
 def federate(
     strategy: Strategy,
     options: AggregationOptions,
@@ -39,58 +58,32 @@ def federate(
     rounds: int,
     *,
     start: Weights | None = None,
-    parts: Parts | None = None,
+    personal: Sequence[str] = (),
     limit: float = 64.0,
     bits: int = 64,
     absent: frozenset[tuple[str, int]] = frozenset(),
 ) -> list[After]:
-    """The states from the start (entry 0) to the last round; `absent` sites do not answer in a round."""
+    """The states from the start (entry 0) to round `rounds`, or to the strategy's last; `absent` sites do not answer."""
     first = next(iter(problems.values()))
-    parts = parts or parts_of(first.network, keep_normalisation=strategy.keeps_normalisation)
-    weights = {site: strategy.weigh(len(problem.labels)) for site, problem in problems.items()}
-    grid = FixedPoint.model_validate({"bits": bits, "limit": limit, "weight": sum(weights.values())})
-    begin = start or initial_weights(first.network, torch_generator(first.options.seed, "start"))
-    memory = strategy.init(travelling(begin, parts)[0], options)
-    kept: dict[str, Kept] = {site: Kept() for site in problems}
-    trace = [After(begin, memory, {}, dict(kept))]
-    for number in range(1, rounds + 1):
-        turns = [
-            turn
-            for turn in strategy.schedule(tuple(sorted(problems)), number, first.options.seed, options)
-            if (turn.site, number) not in absent
-        ]
-        updates = {}
-        for turn in turns:
-            base = trace[turn.base]
-            shared = base.memory if strategy.shares_memory else {}
-            sent, kept[turn.site] = take_turn(
-                strategy,
-                options,
-                problems[turn.site],
-                turn.site,
-                number,
-                base.state,
-                shared,
-                kept[turn.site],
-                parts,
-            )
-            there = travelling(base.state, parts)
-            updates[turn.site] = encode_update(sent, *there, strategy, weights[turn.site], grid)
-        state, memory = aggregate(
-            strategy,
-            options,
-            trace[-1].state,
-            trace[-1].memory,
-            updates,
-            {site: weights[site] for site in updates},
-            grid,
-            parts,
-            sites=len(problems),
-            rate=server_rate(strategy, options, number, rounds),
-            staleness={turn.site: number - 1 - turn.base for turn in turns},
-            started={turn.site: trace[turn.base].state for turn in turns if turn.base != number - 1},
-        )
-        trace.append(After(state, memory, updates, dict(kept)))
+    assert rounds <= first.options.rounds, f"training.rounds gives {first.options.rounds} rounds"
+    how = how_of(strategy, options, problems, personal=personal, limit=limit, bits=bits)
+    states = {0: how.start(start or initial_weights(first.network, torch_generator(first.options.seed, "start")))}
+    members = Members(how, problems, states)
+    updates: dict[str, Tensor] = {}
+
+    def respond(question: Question) -> Answer | Refusal:
+        if (question.site, question.round) in absent:
+            return Refusal(question.site, "absent")
+        answer = members(question)
+        if isinstance(answer, Answer):
+            updates[question.site] = answer.content
+        return answer
+
+    trace = [After(states[0].weights, states[0].memory, {}, dict.fromkeys(problems, Kept()))]
+    for round_ in islice(rounds_of(how, states, Here(respond), scored=False), rounds):
+        kept = {site: members.kept(site, round_.number) for site in problems}
+        trace.append(After(round_.state.weights, round_.state.memory, dict(updates), kept))
+        updates.clear()
     return trace
 
 
