@@ -107,9 +107,7 @@ class Point(nn.Module):
 def simulated() -> float:
     """A round in memory, as in a notebook: 30 rows pull to 1 and 10 rows to −1, so the mean is one half."""
     rows = {"north": torch.ones(30, 1), "south": -torch.ones(10, 1)}
-    training = TrainingOptions(
-        rounds=1, learning_rate=1.0, local_epochs=1, batch_size=30, l2=0.0
-    )
+    training = TrainingOptions(rounds=1, learning_rate=1.0, local_epochs=1, batch_size=30, l2=0.0)
     how = algorithm(Point(), training, AggregationOptions(), {site: len(table) for site, table in rows.items()})
     problems = {
         site: Problem(Point(), lambda outputs, _: outputs.square().mean() / 2, table, torch.zeros(len(table)), training)
