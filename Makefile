@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 # Bytecode is compiled at first import, and only for what is imported: a third less to wait for.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test check nightly lint style types fast bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     four real hospitals train a heart-disease model together (a few minutes, most of it installing)"
 	@echo "make test     the tests"
+	@echo "make check    lint, types and the tests marked fast: what to run before every commit, under a minute"
+	@echo "make nightly  the tests that take many minutes: the whole install in an empty environment"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    seconds and bytes a round, for 4, 16 and 64 sites"
 	@echo "make clean    forget environment and results; records that were added stay"
@@ -34,9 +36,22 @@ demo: $(BIN)/fedmed
 test: $(VENV)/.test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q
 
-lint: $(VENV)/.test
+check: $(VENV)/.test
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target style types fast
+
+fast: $(VENV)/.test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m fast tests
+
+nightly: $(VENV)/.test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -q -m nightly tests
+
+lint: style types
+
+style: $(VENV)/.test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
 	@$(BIN)/mypy
 
 bench: $(VENV)/.test

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedmed.coordinator.admission import digest_of
 from fedmed.coordinator.asking import Asked
 from fedmed.coordinator.history import write_csv
 from fedmed.coordinator.reports import check_report
@@ -80,7 +81,16 @@ def ask_to_evaluate(
         models: what is to be measured, by name.
         settings: the public parameters.
         counted: hospital → its last update that counted, up to the chosen round.
+
+    What is measured is part of the address: a comparison that tries the parameters of the workspace has a run of the
+    same name, and hospitals that were asked there already, perhaps about other models or with other resamples.
     """
+    asked: dict[str, Any] = {
+        "minimum_cell": settings.privacy.minimum_cell,
+        "resamples": settings.evaluation.resamples,
+        "own": settings.evaluation.own,
+    }
+    about = f"models.{digest_of({name: model.sha256 for name, model in models.items()}, asked)[:12]}"
     return [
         Question(
             run=plan.run,
@@ -88,14 +98,13 @@ def ask_to_evaluate(
             round=number,
             recipient=site,
             purpose="evaluate",
-            minimum_cell=settings.privacy.minimum_cell,
+            about=about,
             fingerprint=plan.fingerprints[site],
             plan=reference(plan.encoded()),
             models=models,
             sites=plan.participants,
             counted=counted[site],
-            resamples=settings.evaluation.resamples,
-            own=settings.evaluation.own,
+            **asked,
         )
         for site in plan.participants
     ]
