@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -152,5 +153,6 @@ class Run:
 
 def restarted(monkeypatch: Any) -> None:
     """Forget what the process holds of any hospital, as a restart does; what was kept on the disk is all there is."""
-    monkeypatch.setattr("fedmed.site.outbox._outboxes", {})
-    monkeypatch.setattr("fedmed.site.desk._sessions", {})
+    for module, name in (("outbox", "_outboxes"), ("desk", "_sessions")):
+        monkeypatch.setattr(f"fedmed.site.{module}.{name}", {})
+        monkeypatch.setattr(f"fedmed.site.{module}.{name}_lock", threading.Lock())
