@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
-from fedmed.errors import FedMedError, MessageMissing, MessageRefused, SiteFailed
+from fedmed.errors import ExchangeError, FedMedError, MessageMissing, MessageRefused, SiteFailed
 from fedmed.exchange.base import Exchange
 from fedmed.gates import need
 from fedmed.site.home import SiteHome
@@ -75,29 +76,45 @@ def step(home: SiteHome, exchange: Exchange, run: str, name: str, *, last: bool 
 def due(home: SiteHome, exchange: Exchange) -> list[tuple[str, str]]:
     """Run and name of every question that is still to be answered, and of every answer that is missing, in order.
 
-    Questions that a later one of the same kind has overtaken are left: nobody waits for their answers.
+    Questions that a later one of the same kind has overtaken are left: nobody waits for their answers. Of the others
+    it is looked whether the answer stands there whole. A name that no question can have is nobody's question.
     """
-    questions = [(name, read_name(name)) for name in inbox(exchange, home.name)]
+    questions = list(_addresses(inbox(exchange, home.name)))
     newest: dict[tuple[str, str], tuple[int, int]] = {}
     for _, address in questions:
         key = _kind(address)
         newest[key] = max(newest.get(key, (0, 0)), (address.attempt, address.round))
     entries = home.outbox.entries()
-    answered = {entry.name for entry in entries if entry.kind == "answer"}
-    dropped = {entry.run for entry in entries if entry.kind == "dropped"}
+    answered = {entry.name: entry.number for entry in entries if entry.kind == "answer"}
+    dropped = {entry.run: entry.number for entry in entries if entry.kind == "dropped"}
     standing = {
         name for sender, run in {(at.sender, at.run) for _, at in questions} for name in inbox(exchange, sender, run)
     }
-    return [
-        (address.run, name)
-        for name, address in questions
-        if (answer := _answer_name(address)) not in standing
-        and (
-            address.run not in dropped
-            if answer in answered
-            else newest[_kind(address)] == (address.attempt, address.round)
-        )
-    ]
+
+    def open_(address: Address) -> bool:
+        answer, waited_for = _answer_name(address), newest[_kind(address)] == (address.attempt, address.round)
+        if answer not in standing:
+            has_bodies = answered.get(answer, 0) > dropped.get(address.run, 0)
+            return has_bodies if answer in answered else waited_for
+        return waited_for and answer in answered and _lost(exchange, answer)
+
+    return [(address.run, name) for name, address in questions if open_(address)]
+
+
+def _lost(exchange: Exchange, name: str) -> bool:
+    """Whether what was put under a name does not stand there whole any more."""
+    try:
+        return exchange.get(name) is None
+    except MessageRefused:
+        return False  # it is somebody else's
+
+
+def _addresses(names: Iterable[str]) -> Iterator[tuple[str, Address]]:
+    """The names that stand for addresses, with these; whatever else somebody has put there is passed over."""
+    for name in names:
+        with suppress(MessageRefused):
+            if (address := read_name(name)).name == name:
+                yield name, address
 
 
 def _kind(address: Address) -> tuple[str, str]:
@@ -113,24 +130,46 @@ def _answer_name(question: Address) -> str:
 def serve(home: SiteHome, exchange: Exchange, *, until: Callable[[], bool], pause: float = 1.0) -> None:
     """Answer whatever comes, until `until` says so; a question that fails is tried again, and in the end refused.
 
+    What the machine itself refuses, such as a full disk, is waited out: it is no try.
+
     Args:
         home: the hospital's folder.
         exchange: where both sides meet.
-        until: asked after every look into the inbox.
-        pause: seconds between two looks that find nothing.
+        until: asked before every look into the inbox.
+        pause: seconds until the next look, where one finds nothing or something fails.
+
+    Raises:
+        SettingsError: if the hospital's own options are wrong when it begins.
     """
     tries: dict[str, int] = {}
     home.outbox.drop_bodies(time.time() - 86_400 * home.options().keep_bodies)
     while not until():
-        waiting = [(run, name) for run, name in due(home, exchange) if tries.get(name, 0) < TRIES]
-        for run, name in waiting:
-            tries[name] = tries.get(name, 0) + 1
-            try:
-                step(home, exchange, run, name, last=tries[name] == TRIES)
-            except FedMedError as problem:
-                write_log(home, f"{name}: {type(problem).__name__}: {problem}")
-        if not waiting:
+        if not _look(home, exchange, tries):
             time.sleep(pause)
+
+
+def _look(home: SiteHome, exchange: Exchange, tries: dict[str, int]) -> bool:
+    """Try every question that is due once; whether there were any and none failed."""
+    try:
+        waiting = [(run, name) for run, name in due(home, exchange) if tries.get(name, 0) < TRIES]
+    except (ExchangeError, OSError) as problem:
+        return _failed(home, "the inbox", problem)
+    went_well = bool(waiting)
+    for run, name in waiting:
+        try:
+            step(home, exchange, run, name, last=tries.get(name, 0) + 1 == TRIES)
+        except OSError as problem:
+            went_well = _failed(home, name, problem)
+        except FedMedError as problem:
+            tries[name] = tries.get(name, 0) + 1
+            went_well = _failed(home, name, problem)
+    return went_well
+
+
+def _failed(home: SiteHome, what: str, problem: Exception) -> bool:
+    with suppress(OSError):  # where the disk is full, the log cannot be written either
+        write_log(home, f"{what}: {type(problem).__name__}: {problem}")
+    return False
 
 
 def _answer(request: Request, *, last: bool) -> Entry:

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -230,6 +230,7 @@ class Outbox:
             whole = data[: data.rfind(b"\n") + 1]
             if mend and len(whole) < len(data):
                 file.truncate(self._read + len(whole))
+            os.fsync(file.fileno())  # who wrote it may have been killed before this; nothing leaves without it
         for line in whole.splitlines(keepends=True):
             self._take(self._checked(line), line)
         self._read += len(whole)
@@ -265,23 +266,38 @@ def outbox_at(folder: Path) -> Outbox:
 
 
 def _append(path: Path, data: bytes) -> int:
-    """Append to a file and force it to the disk; where the bytes begin. What a crash leaves of them nobody names."""
-    new = not path.exists()
-    if new:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Append to a file and force it to the disk; where the bytes begin. What a crash leaves of them nobody names.
+
+    Raises:
+        OSError: if it cannot be done; the file is then as it was, as far as that can be.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(handle, "ab") as file:
-        offset = file.seek(0, os.SEEK_END)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    if new:
-        folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        offset = os.lseek(handle, 0, os.SEEK_END)
+        if offset == 0:  # a new file is in its folder, and the folder in its own, before anything is in the file
+            _sync_folder(path.parent)
+            _sync_folder(path.parent.parent)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            left = memoryview(data)
+            while left:
+                left = left[os.write(handle, left) :]
+            os.fsync(handle)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(handle, offset)  # what is not on the disk for certain must not count later
+            raise
+    finally:
+        os.close(handle)
     return offset
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(data: bytes) -> str:

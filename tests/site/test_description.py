@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from one_hospital import HEART, fingerprint_of
+from plain import agents
 
 from fedmed.aggregation.description import description_layout
 from fedmed.aggregation.summaries import NumberSummary
 from fedmed.coordinator.admission import Admissions
+from fedmed.coordinator.asking import Asked, ask_all
 from fedmed.coordinator.description import (
     FederatedDescription,
+    ask_to_describe,
     gather_descriptions,
-    invite_to_describe,
     read_description,
     write_description,
 )
-from fedmed.data.cohort import read_cohort
 from fedmed.data.partition import read_partition
 from fedmed.data.split import SplitOptions
-from fedmed.errors import MessageRefused, QuorumNotMet, WorkspaceError
-from fedmed.exchange.base import Exchange, fetch, reference
+from fedmed.errors import QuorumNotMet, WorkspaceError
+from fedmed.exchange.base import Exchange
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.settings import Settings
-from fedmed.site.answers import answer
+from fedmed.site.agent import step
 from fedmed.site.home import SiteHome, partition_records
 from fedmed.weights import from_bytes, to_bytes
-from fedmed.wire.messages import COORDINATOR, Address, Admission, Description, Invitation
+from fedmed.wire.messages import Admission, Description, Question, Refusal
+from fedmed.wire.post import fetch, find, payload_of, post, reference
 
-HEART = read_cohort(Path(__file__).parents[2] / "cohorts" / "heart_disease.yaml")
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 SETTINGS = Settings.model_validate({"cohort": "heart.yaml", "federation": {"sites": SITES}})
 
@@ -57,10 +59,6 @@ def homes(partitioned: dict[str, SiteHome], tmp_path: Path) -> dict[str, SiteHom
     return {name: SiteHome(tmp_path / name) for name in partitioned}
 
 
-def fingerprint_of(home: SiteHome) -> str:
-    return str(json.loads((home.partition / "manifest.json").read_bytes())["manifest"]["fingerprint"])
-
-
 def admitted(homes: dict[str, SiteHome]) -> Admissions:
     return Admissions(
         validation="v",
@@ -68,6 +66,8 @@ def admitted(homes: dict[str, SiteHome]) -> Admissions:
             name: Admission(
                 run="v",
                 sender=name,
+                purpose="validate",
+                question="0" * 64,
                 admitted=True,
                 failed=(),
                 expectations=1,
@@ -79,15 +79,33 @@ def admitted(homes: dict[str, SiteHome]) -> Admissions:
     )
 
 
-def invitations(homes: dict[str, SiteHome], settings: Settings = SETTINGS) -> list[Invitation]:
-    return invite_to_describe(settings, HEART, admitted(homes))
+def questions(homes: dict[str, SiteHome], settings: Settings = SETTINGS, attempt: int = 1) -> list[Question]:
+    return ask_to_describe(settings, HEART, admitted(homes), attempt)
 
 
 def describe(homes: dict[str, SiteHome]) -> tuple[FederatedDescription, Exchange]:
-    exchange, asked = MemoryExchange(), invitations(homes)
-    for invitation in asked:
-        answer(homes[invitation.recipient], invitation, exchange)
-    return gather_descriptions(asked[0].run, SETTINGS, HEART, SITES, {}, exchange), exchange
+    exchange, asked = MemoryExchange(), questions(homes)
+    came = ask_all(exchange, agents(homes, exchange), asked, Description)
+    return gather_descriptions(asked[0].run, SETTINGS, HEART, came, exchange), exchange
+
+
+def description_of(site: str, homes: dict[str, SiteHome], exchange: Exchange) -> Description:
+    asked = {question.recipient: question for question in questions(homes)}
+    return fetch(exchange, asked[site].answer_address, Description)
+
+
+def said(home: SiteHome, question: Question) -> Description | Refusal:
+    """What a hospital says in an exchange of its own."""
+    exchange = MemoryExchange()
+    receipt = step(home, exchange, question.run, post(exchange, question))
+    message: Description | Refusal = find(exchange, receipt.name)
+    return message
+
+
+def refused(home: SiteHome, question: Question) -> str:
+    message = said(home, question)
+    assert isinstance(message, Refusal)
+    return message.reason
 
 
 def training_rows(homes: dict[str, SiteHome]) -> dict[str, pd.DataFrame]:
@@ -128,8 +146,8 @@ def test_no_count_under_the_minimum_leaves(homes: dict[str, SiteHome]) -> None:
     assert (tables["switzerland"]["target"] == 0).sum() < 11
     assert str(description.hospitals["switzerland"].columns["target"].counts["0"]).startswith("at most")  # type: ignore[union-attr]
     for site in SITES:
-        message = fetch(exchange, Address(description.run, 0, "description", site, COORDINATOR), Description)
-        counts = from_bytes(exchange.payload(message.payload), description_layout(HEART))["counts"]
+        message = description_of(site, homes, exchange)
+        counts = from_bytes(payload_of(exchange, message.payload), description_layout(HEART))["counts"]
         assert not ((counts >= 0) & (counts < 11)).any()
 
 
@@ -137,8 +155,8 @@ def test_no_patient_and_no_value_leaves(homes: dict[str, SiteHome]) -> None:
     description, exchange = describe(homes)
     left = description.model_dump_json().encode()
     for site in SITES:
-        message = fetch(exchange, Address(description.run, 0, "description", site, COORDINATOR), Description)
-        left += message.model_dump_json().encode() + exchange.payload(message.payload)
+        message = description_of(site, homes, exchange)
+        left += message.model_dump_json().encode() + payload_of(exchange, message.payload)
     for rows in training_rows(homes).values():
         assert not [patient for patient in rows["patient"] if patient.encode() in left]
         present = {float(v) for name in ("trestbps", "chol", "thalach") for v in rows[name].dropna() if v > 1}
@@ -150,49 +168,52 @@ def test_a_hospitals_own_minimum_holds_if_it_is_higher(homes: dict[str, SiteHome
     description, exchange = describe(homes)
     assert description.hospitals["cleveland"].minimum_cell == description.overall.minimum_cell == 30
     assert description.hospitals["va"].minimum_cell == 11
-    message = fetch(exchange, Address(description.run, 0, "description", "cleveland", COORDINATOR), Description)
-    counts = from_bytes(exchange.payload(message.payload), description_layout(HEART))["counts"]
+    message = description_of("cleveland", homes, exchange)
+    counts = from_bytes(payload_of(exchange, message.payload), description_layout(HEART))["counts"]
     assert int(counts[counts >= 0].min()) >= 30
 
 
 def test_a_partition_is_not_described_under_a_second_minimum(homes: dict[str, SiteHome]) -> None:
     describe(homes)
     other = SETTINGS.model_copy(update={"privacy": SETTINGS.privacy.model_copy(update={"minimum_cell": 12})})
-    (first, *_) = invitations(homes, other)
-    with pytest.raises(MessageRefused, match="cleveland: this partition was described under a minimum cell of 11"):
-        answer(homes["cleveland"], first, MemoryExchange())
+    attempts = [questions(homes, other, attempt)[0] for attempt in (1, 2, 3)]
+    reason = refused(homes["cleveland"], attempts[0])
+    assert "cleveland: this partition was described under a minimum cell of 11" in reason
     kept = homes["cleveland"].path / "described.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     kept.write_text("{")
-    with pytest.raises(MessageRefused, match="cannot be read"):
-        answer(homes["cleveland"], first, MemoryExchange())
+    assert "cannot be read" in refused(homes["cleveland"], attempts[1])
     kept.unlink()
-    answer(homes["cleveland"], first, MemoryExchange())
+    # What was refused stays refused: who asks again asks in a new attempt.
+    assert refused(homes["cleveland"], attempts[0]) == reason
+    assert isinstance(said(homes["cleveland"], attempts[2]), Description)
 
 
 def test_the_same_question_again_gives_the_same_bytes(homes: dict[str, SiteHome]) -> None:
-    (first, *_) = invitations(homes)
-    digests = {answer(homes["cleveland"], first, MemoryExchange()).sha256 for _ in range(2)}
-    assert len(digests) == 1
+    (first, *_) = questions(homes)
+    messages = [said(homes["cleveland"], first) for _ in range(2)]
+    assert messages[0] == messages[1]
+    # In another attempt it is worked on anew, and the tables are the same.
+    again = said(homes["cleveland"], questions(homes, attempt=2)[0])
+    assert again != messages[0]
+    assert again.payload == messages[0].payload
 
 
 def test_a_hospital_with_few_training_rows_is_not_described(homes: dict[str, SiteHome]) -> None:
     (homes["switzerland"].path / "site.yaml").write_text("minimum_cell: 50\n")
-    asked = {invitation.recipient: invitation for invitation in invitations(homes)}
-    with pytest.raises(MessageRefused, match="fewer training rows than twice the minimum cell"):
-        answer(homes["switzerland"], asked["switzerland"], MemoryExchange())
+    asked = {question.recipient: question for question in questions(homes)}
+    reason = refused(homes["switzerland"], asked["switzerland"])
+    assert "fewer training rows than twice the minimum cell" in reason
 
 
-def posted(homes: dict[str, SiteHome], alter: Callable[[Description, bytes], tuple[Description, bytes]]) -> Exchange:
-    """The exchange after all described themselves, and Cleveland in another way than it should."""
+def told(homes: dict[str, SiteHome], alter: Callable[[Description, bytes], tuple[Description, bytes]]) -> Any:
+    """What came of asking all, Cleveland having told something else than it should, and the exchange."""
     exchange, honest = MemoryExchange(), MemoryExchange()
-    for invitation in invitations(homes):
-        place = honest if invitation.recipient == "cleveland" else exchange
-        answer(homes[invitation.recipient], invitation, place)
-    run = invitations(homes)[0].run
-    message = fetch(honest, Address(run, 0, "description", "cleveland", COORDINATOR), Description)
-    exchange.post(*alter(message, honest.payload(message.payload)))
-    return exchange
+    asked = {question.recipient: question for question in questions(homes)}
+    step(homes["cleveland"], honest, asked["cleveland"].run, post(honest, asked["cleveland"]))
+    message = description_of("cleveland", homes, honest)
+    post(exchange, *alter(message, payload_of(honest, message.payload)))
+    return ask_all(exchange, agents(homes, exchange), list(asked.values()), Description), exchange
 
 
 def with_small_minimum(message: Description, payload: bytes) -> tuple[Description, bytes]:
@@ -222,19 +243,19 @@ def test_a_description_that_breaks_the_rules_is_left_out(
     alter: Callable[[Description, bytes], tuple[Description, bytes]],
     reason: str,
 ) -> None:
-    exchange = posted(homes, alter)
-    description = gather_descriptions(invitations(homes)[0].run, SETTINGS, HEART, SITES, {}, exchange)
+    came, exchange = told(homes, alter)
+    description = gather_descriptions(questions(homes)[0].run, SETTINGS, HEART, came, exchange)
     assert list(description.hospitals) == ["hungarian", "switzerland", "va"]
     assert reason in description.failed["cleveland"]
 
 
 def test_too_few_descriptions_are_none(homes: dict[str, SiteHome]) -> None:
-    exchange, (first, *_) = MemoryExchange(), invitations(homes)
-    answer(homes["cleveland"], first, exchange)
+    exchange, (first, *_) = MemoryExchange(), questions(homes)
+    came = ask_all(exchange, agents(homes, exchange), [first], Description)
     with pytest.raises(QuorumNotMet, match="there are descriptions of 1 of 2 hospitals"):
-        gather_descriptions(first.run, SETTINGS, HEART, ["cleveland"], {"va": "SiteFailed"}, exchange)
+        gather_descriptions(first.run, SETTINGS, HEART, Asked(came.answers, {"va": "SiteFailed"}), exchange)
     with pytest.raises(QuorumNotMet, match="no hospital is admitted"):
-        invite_to_describe(SETTINGS, HEART, Admissions(validation="v", sites={}))
+        ask_to_describe(SETTINGS, HEART, Admissions(validation="v", sites={}))
 
 
 def test_a_written_description_is_read_again(homes: dict[str, SiteHome], tmp_path: Path) -> None:

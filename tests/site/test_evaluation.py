@@ -1,4 +1,4 @@
-"""The test at a hospital, for every kind of target: real partitions, trained models, a report fit to leave."""
+"""The evaluation at a hospital, for every kind of target: real partitions, trained models, figures fit to leave."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fedmed.site.session import open_session
 
 from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, Column, Minimum
 from fedmed.data.split import SplitOptions
 from fedmed.evaluation import survival
-from fedmed.exchange.base import fetch, reference
+from fedmed.exchange.base import fetch
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.models.bundle import outputs, predictions
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import NetworkOptions, initial_weights, network_for
 from fedmed.seeds import torch_generator
-from fedmed.site.answers import answer
+from fedmed.site.agent import step
+from fedmed.site.desk import open_session
 from fedmed.site.home import SiteHome, add_records, partition_records
 from fedmed.strategies.options import AggregationOptions
 from fedmed.targets.table import KINDS
@@ -31,7 +31,8 @@ from fedmed.training.alone import train_alone
 from fedmed.training.local import TrainingOptions
 from fedmed.training.personal import PersonalOptions
 from fedmed.weights import sha256, to_bytes
-from fedmed.wire.messages import COORDINATOR, Address, GlobalModel, Invitation, Plan, RoundEvaluation, TestReport
+from fedmed.wire.messages import Plan, Question, Score, SiteEvaluation
+from fedmed.wire.post import fetch, post, put_payload
 
 TARGETS = {
     "binary": Target(name="ill", column="outcome", positive="> 0"),
@@ -75,7 +76,7 @@ def records(kind: str, rows: int, women: int) -> pd.DataFrame:
 
 
 class Trial:
-    """One hospital, a model trained on its rows as well as it can be, and what it says in a round and in the test."""
+    """One hospital, a model trained on its rows as well as it can be, and what it says in a round and at the end."""
 
     def __init__(self, folder: Path, kind: str, curves: str, rows: int = 600, women: int = 300) -> None:
         self.cohort, self.home = cohort_of(kind), SiteHome(folder / "north")
@@ -89,7 +90,8 @@ class Trial:
         self.plan = Plan(
             run="run-1",
             participants=("north",),
-            weights={"north": 500},
+            rows={"north": rows // 2},
+            weights={"north": rows // 2},
             fingerprints={"north": fingerprint},
             cohort=self.cohort,
             statistics=InputStatistics(mean={"marker": 0.0, "age": 55.0}, deviation={"marker": 1.0, "age": 20.0}),
@@ -101,7 +103,7 @@ class Trial:
             start=sha256(start),
         )
         self.exchange = MemoryExchange()
-        self.exchange.post(self.plan)
+        agreed = put_payload(self.exchange, self.plan.encoded())
         self.desk = open_session(self.home).desk(self.plan)
         self.weights = dict(
             train_alone(
@@ -111,28 +113,26 @@ class Trial:
                 torch_generator(1, "here"),
             ).state
         )
-        data = to_bytes(self.weights)
-        message = GlobalModel(run="run-1", round=1, payload=reference(data))
-        self.exchange.post(message, data)
-        self.invitation = Invitation(
+        self.question = Question(
             run="run-1",
             round=1,
             recipient="north",
-            purpose="test",
+            purpose="evaluate",
             minimum_cell=11,
             fingerprint=fingerprint,
-            plan=self.plan.digest,
-            models={"federated": message.payload},
+            plan=agreed,
+            models={"federated": put_payload(self.exchange, to_bytes(self.weights))},
             resamples=100,
         )
 
-    def report(self) -> TestReport:
-        answer(self.home, self.invitation, self.exchange)
-        return fetch(self.exchange, Address("run-1", 1, "report", "north", COORDINATOR), TestReport)
+    def evaluation(self) -> SiteEvaluation:
+        step(self.home, self.exchange, "run-1", post(self.exchange, self.question))
+        return fetch(self.exchange, self.question.answer_address, SiteEvaluation)
 
-    def evaluation(self) -> RoundEvaluation:
-        answer(self.home, self.invitation.model_copy(update={"purpose": "evaluate"}), self.exchange)
-        return fetch(self.exchange, Address("run-1", 1, "evaluation", "north", COORDINATOR), RoundEvaluation)
+    def score(self) -> Score:
+        question = self.question.model_copy(update={"purpose": "score", "resamples": 0})
+        step(self.home, self.exchange, "run-1", post(self.exchange, question))
+        return fetch(self.exchange, question.answer_address, Score)
 
     def says(self, split: str) -> Any:
         told = outputs(self.desk.network, self.weights, self.desk.examples[split].features)
@@ -154,8 +154,8 @@ def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Trial(tmp_path_factory.mktemp(kind), kind, curves)
 
 
-def test_a_round_tells_loss_and_metrics_of_the_kind(trial: Trial) -> None:
-    kind, told = trial.cohort.target.kind, trial.evaluation()
+def test_a_score_tells_loss_and_metrics_of_the_kind(trial: Trial) -> None:
+    kind, told = trial.cohort.target.kind, trial.score()
     assert told.rows == 120
     assert told.loss is not None
     assert told.loss > 0
@@ -163,8 +163,8 @@ def test_a_round_tells_loss_and_metrics_of_the_kind(trial: Trial) -> None:
     assert told.metrics[{"binary": "auroc", "multiclass": "macro_auroc", "survival": "c_index"}[kind]] > 0.65
 
 
-def test_a_report_has_every_figure_of_the_kind(trial: Trial) -> None:
-    kind, found = trial.cohort.target.kind, trial.report()
+def test_an_evaluation_has_every_figure_of_the_kind(trial: Trial) -> None:
+    kind, found = trial.cohort.target.kind, trial.evaluation()
     is_cox = kind == "survival" and trial.plan.network.survival == "cox"  # it has no intercept to shift
     expected = {"federated", "own"} | (set() if is_cox else {"global"})
     assert set(found.measurements) == expected
@@ -178,14 +178,14 @@ def test_a_report_has_every_figure_of_the_kind(trial: Trial) -> None:
 
 
 def test_subgroups_are_told_with_every_figure(trial: Trial) -> None:
-    found = trial.report()
+    found = trial.evaluation()
     women, men = found.subgroups["sex"]["0"], found.subgroups["sex"]["1"]
     assert (women["rows"].value or 0) + (men["rows"].value or 0) == 180
     assert tuple(women) == tuple(found.measurements["federated"])
 
 
 def test_with_few_women_neither_sex_is_told(tmp_path: Path) -> None:
-    few = Trial(tmp_path, "binary", "cox", women=40).report()
+    few = Trial(tmp_path, "binary", "cox", women=40).evaluation()
     assert {entry.reason for of in few.subgroups["sex"].values() for entry in of.values()} == {"suppressed"}
 
 
@@ -196,13 +196,13 @@ def test_a_cox_model_is_measured_under_the_baseline_of_the_hospitals_own_trainin
         this.says("test"), this.says("train"), examples["train"].labels.numpy(), survival.grid(300.0)
     )
     labels = examples["test"].labels.numpy()
-    measured = this.report().measurements["federated"]
+    measured = this.evaluation().measurements["federated"]
     assert measured["integrated_brier"].value == pytest.approx(survival.integrated_brier(said, labels), abs=1e-4)
     assert measured["c_index"].value == pytest.approx(survival.c_index(this.says("test"), labels, 300.0), abs=1e-4)
     assert measured["events"].value == ((labels[:, 1] == 1) & (labels[:, 0] <= 300)).sum()
 
 
-def test_a_cohort_without_subgroups_reports_none(tmp_path: Path) -> None:
+def test_a_cohort_without_subgroups_tells_of_none(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="category columns"):
         cohort_of("binary", ("age",))
     with pytest.raises(ValueError, match="each once"):
