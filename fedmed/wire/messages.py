@@ -66,12 +66,16 @@ def read_name(name: str) -> Address:
     >>> read_name("to/va/3f2a91c0d1e2/001.00003.train.coordinator").round
     3
     """
+    address: Address | None
     try:
         _, recipient, run, last = name.split("/")
         attempt, round_, *topic, sender = last.split(".")
-        return Address(recipient, run, int(attempt), int(round_), ".".join(topic), sender)
+        address = Address(recipient, run, int(attempt), int(round_), ".".join(topic), sender)
     except ValueError:
-        raise MessageRefused(f"{name[:80]!r}: expected the name of a message's address") from None
+        address = None
+    if address is None or address.name != name:
+        raise MessageRefused(f"{name[:80]!r}: expected the name of a message's address")
+    return address
 
 
 def inbox_of(party: str, run: str = "") -> str:
