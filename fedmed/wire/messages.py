@@ -74,7 +74,7 @@ def read_name(name: str) -> Address:
         address = Address(recipient, run, int(attempt), int(round_), ".".join(topic), sender)
     except ValueError:
         address = None
-    if address is None or address.name != name:
+    if address is None or address.name != name or min(address.attempt, address.round) < 0:
         raise MessageRefused(f"{name[:80]!r}: expected the name of a message's address")
     return address
 
