@@ -14,7 +14,7 @@ from fedmed.engine.loop import check_quorum
 from fedmed.errors import ExchangeError, MessageRefused
 from fedmed.exchange.base import Exchange
 from fedmed.weights import sha256
-from fedmed.wire.messages import Question, Refusal, Response, encode
+from fedmed.wire.messages import LARGEST_MESSAGE, Question, Refusal, Response, encode
 from fedmed.wire.post import find, post
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ def waiting(exchange: Exchange, within: float, pause: float = 0.2) -> Call:
     def call(posted: Sequence[Posted]) -> Iterator[Called]:
         left, until = list(posted), time.monotonic() + within
         while left:
-            there = [question for question in left if exchange.get(question.answer) is not None]
+            there = [question for question in left if _stands(exchange, question.answer)]
             yield from map(Called, there)
             left = [question for question in left if question not in there]
             if left and time.monotonic() > until:
@@ -94,6 +94,14 @@ def waiting(exchange: Exchange, within: float, pause: float = 0.2) -> Call:
                 time.sleep(pause)
 
     return call
+
+
+def _stands(exchange: Exchange, name: str) -> bool:
+    """Whether there is something to judge under a name; what cannot be read is judged too."""
+    try:
+        return exchange.get(name, LARGEST_MESSAGE) is not None
+    except ExchangeError:
+        return True
 
 
 def ask(exchange: Exchange, call: Call, questions: Sequence[Question]) -> Iterator[Response | Silent]:

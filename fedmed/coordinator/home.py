@@ -115,9 +115,12 @@ class CoordinatorHome:
             raise WorkspaceError(f"{path}: not the attempts of a run; delete it, and the run starts over") from None
 
     def open_attempt(self, run: str, what: str, *, anew: bool = False) -> int:
-        """The number under which hospitals are asked: that of what a crash cut short, else the next one."""
+        """The number under which hospitals are asked: that of what a crash cut short, else the next one.
+
+        It is never below that in which the run was begun: under an older one, hospitals do not know the plan.
+        """
         known = self.attempts(run)
-        if not anew and what in known.open:
+        if not anew and known.open.get(what, 0) >= max(known.begun, 1):
             return known.open[what]
         number = known.last + 1
         self._write(run, known.model_copy(update={"last": number, "open": {**known.open, what: number}}))

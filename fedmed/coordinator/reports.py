@@ -6,8 +6,9 @@ has the shape that those count on, so that one hospital's report cannot end the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
+from typing import NamedTuple
 
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
@@ -15,6 +16,7 @@ from fedmed.evaluation.comparison import REFERENCES
 from fedmed.evaluation.curves import BINS, DECIMALS, GRID, RISK_GROUPS, Curves
 from fedmed.evaluation.measurement import Measurement
 from fedmed.evaluation.names import COUNTS, UNBOUNDED
+from fedmed.gates import Gate, fails_if, need
 from fedmed.targets.table import KINDS
 from fedmed.wire.messages import SiteEvaluation
 
@@ -22,6 +24,23 @@ MODELS = ("federated", "global", "own", "pooled")
 LARGEST = 1e9
 WIDEST = 2.0
 """No share, area or score of :mod:`fedmed.evaluation` is larger; the Brier score of several classes reaches it."""
+
+
+class Reported(NamedTuple):
+    """A report as it came, the declaration in the run's plan, and the SHA-256 of the federated model."""
+
+    report: SiteEvaluation
+    cohort: Cohort
+    model: str
+
+    @property
+    def metrics(self) -> set[str]:
+        """The metrics of the target's kind."""
+        return set(KINDS[self.cohort.target.kind].names(self.cohort.target.classes_count))
+
+    def whole(self, figures: Mapping[str, Measurement]) -> bool:
+        """Whether these are exactly the metrics of the target's kind, each where it can be."""
+        return figures.keys() == self.metrics and _plausible(figures.items())
 
 
 def check_report(report: SiteEvaluation, cohort: Cohort, model: str) -> None:
@@ -33,7 +52,7 @@ def check_report(report: SiteEvaluation, cohort: Cohort, model: str) -> None:
         model: SHA-256 of the federated model.
 
     Raises:
-        MessageRefused: naming the first part that cannot be.
+        MessageRefused: naming every part that cannot be.
 
     Guarantees:
         - It is of this model, and speaks for its sender alone.
@@ -41,44 +60,53 @@ def check_report(report: SiteEvaluation, cohort: Cohort, model: str) -> None:
         - Columns and categories of subgroups are declared ones.
         - A comparison has what its sentence says; curves are of the kind, and of as many points as they should.
     """
-    for part, holds in _rules(report, cohort, model):
-        if not holds():
-            raise MessageRefused(f"{report.sender}: the report's {part} cannot be of such an evaluation")
+    need(REPORT, Reported(report, cohort, model), lambda reasons: MessageRefused(f"{report.sender}: {reasons}"))
 
 
-def _rules(report: SiteEvaluation, cohort: Cohort, model: str) -> Iterator[tuple[str, Callable[[], bool]]]:
-    kind = KINDS[cohort.target.kind]
-    names = set(kind.names(cohort.target.classes_count))
-    comparison = report.comparison
+def _part(name: str, holds: Callable[[Reported], bool]) -> Gate[Reported]:
+    """A gate on one part of a report: whether a hospital that followed the plan can have made it."""
+    return lambda that: fails_if(not holds(that), f"the report's {name} cannot be of such an evaluation")
+
+
+def _of_this_model(that: Reported) -> bool:
+    return that.report.models.get("federated") == that.model
+
+
+def _measured(that: Reported) -> bool:
+    measurements = that.report.measurements
+    return (
+        "federated" in measurements and measurements.keys() <= {*MODELS} and all(map(that.whole, measurements.values()))
+    )
+
+
+def _declared_subgroups(that: Reported) -> bool:
+    subgroups, cohort = that.report.subgroups, that.cohort
+    return (
+        subgroups.keys() <= {*cohort.subgroups}
+        and all(of.keys() <= {*(cohort.columns[name].categories or ())} for name, of in subgroups.items())
+        and all(that.whole(figures) for of in subgroups.values() for figures in of.values())
+    )
+
+
+def _compared(that: Reported) -> bool:
+    comparison = that.report.comparison
     compared = [*comparison.figures.items(), *comparison.differences.items()]
-
-    def whole(figures: Mapping[str, Measurement]) -> bool:
-        return figures.keys() == names and _plausible(figures.items())
-
-    yield "models", lambda: report.models.get("federated") == model
-    yield "measurements", lambda: "federated" in report.measurements and report.measurements.keys() <= {*MODELS}
-    yield "measurements", lambda: all(map(whole, report.measurements.values()))
-    yield (
-        "subgroups",
-        lambda: (
-            report.subgroups.keys() <= {*cohort.subgroups}
-            and all(of.keys() <= {*(cohort.columns[name].categories or ())} for name, of in report.subgroups.items())
-            and all(whole(figures) for of in report.subgroups.values() for figures in of.values())
-        ),
+    return (
+        comparison.hospital == that.report.sender
+        and all(metric in that.metrics and of.keys() <= {*MODELS, *REFERENCES} for metric, of in compared)
+        and {"federated", "own"} <= comparison.figures.get(comparison.metric, {}).keys()
+        and "own" in comparison.differences.get(comparison.metric, {})
+        and _plausible(chain.from_iterable(((metric, entry) for entry in of.values()) for metric, of in compared), -1)
     )
-    yield (
-        "comparison",
-        lambda: (
-            comparison.hospital == report.sender
-            and all(metric in names and of.keys() <= {*MODELS, *REFERENCES} for metric, of in compared)
-            and {"federated", "own"} <= comparison.figures.get(comparison.metric, {}).keys()
-            and "own" in comparison.differences.get(comparison.metric, {})
-            and _plausible(
-                chain.from_iterable(((metric, entry) for entry in of.values()) for metric, of in compared), -1
-            )
-        ),
-    )
-    yield "curves", lambda: _drawable(report.curves, cohort)
+
+
+REPORT: dict[str, Gate[Reported]] = {
+    "models": _part("models", _of_this_model),
+    "measurements": _part("measurements", _measured),
+    "subgroups": _part("subgroups", _declared_subgroups),
+    "comparison": _part("comparison", _compared),
+    "curves": _part("curves", lambda that: _drawable(that.report.curves, that.cohort)),
+}
 
 
 def _plausible(figures: Iterable[tuple[str, Measurement]], sign: int = 0) -> bool:

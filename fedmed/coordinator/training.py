@@ -189,10 +189,13 @@ def rounds_of(
 def record_of(run: Run, round_: Round) -> RoundRecord:
     """What is known of a round when it is done."""
     state, scores = round_.state, round_.scores
-    sites: dict[str, Any] = {site: SiteRound(refused=reason) for site, reason in state.refused.items()}
+    sites: dict[str, Any] = {
+        site: SiteRound(refused=reason, silent=round_.silent.get(site, "")) for site, reason in state.refused.items()
+    }
     for site in run.plan.participants:
         took_part, score = site in state.took_part, scores.get(site)
-        if site in state.refused or not (took_part or score):
+        silent = round_.silent.get(site, "")
+        if site in state.refused or not (took_part or score or silent):
             continue
         sites[site] = SiteRound(
             train_loss=state.losses.get(site) if took_part else None,
@@ -200,7 +203,7 @@ def record_of(run: Run, round_: Round) -> RoundRecord:
             validation_loss=score.loss if score else None,
             validation_rows=score.rows if score else None,
             metrics=score.metrics if score else {},
-            silent=round_.silent.get(site, ""),
+            silent=silent,
         )
     return RoundRecord(
         round=round_.number,

@@ -65,7 +65,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
                 said, body = _said(members(_question(asked, told)))
         except FedMedError as problem:
             said, body = {"refusal": str(problem)}, b""
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001  # its process says what; the run goes on
             traceback.print_exc()
             said, body = {"refusal": f"{type(problem).__name__} in its process, whose standard error says more"}, b""
         try:
@@ -265,7 +265,7 @@ class Processes:
                 worker = self._worker_of[question.site]
                 frames = [] if worker.lost else self._frames(worker, question)
                 came.put(worker.ask(frames, question.site, self._deadline))
-        except BaseException as problem:  # whoever waits for the answers is to have it, and not to wait on
+        except BaseException as problem:  # noqa: BLE001  # whoever waits for the answers is to have it, and not to wait on
             came.put(problem)
 
     def _frames(self, worker: Worker, question: Question) -> list[bytes]:

@@ -45,13 +45,22 @@ class Exchange(Protocol):
         ...
 
 
+def is_name(text: str) -> bool:
+    """Whether a text is a name.
+
+    >>> is_name("to/va/run-1/001.00003.train.coordinator"), is_name("to/../va"), is_name("to/va/")
+    (True, False, False)
+    """
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(name: str) -> str:
     """A name, if it is one: parts of small letters, digits, `.`, `_` and `-`, with `/` between them.
 
     Raises:
         MessageRefused: if it is not.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise MessageRefused(
             f"{name[:80]!r}: expected a name in parts of small letters, digits, '.', '_' and '-', with '/' between them"
         )

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedmed.errors import MessageConflict, MessageRefused
-from fedmed.exchange.base import LARGEST, check_name, check_prefix, check_size
+from fedmed.exchange.base import LARGEST, check_name, check_prefix, check_size, is_name
 from fedmed.files import create_exclusively, write_atomically
+from fedmed.locks import in_turn
 
 _HEAD = 65
 
@@ -36,11 +37,18 @@ class FolderExchange:
         try:
             create_exclusively(path, content, durable=False)
         except FileExistsError:
-            there = self._whole(path)
-            if there is None:
-                write_atomically(path, content, durable=False)
-            elif there != data:
-                raise MessageConflict(f"{name}: other bytes stand here already") from None
+            if not self._same(name, data):
+                # What is torn is healed by one at a time: of two with other bytes, the second finds the first's.
+                with in_turn(self.root / ".healing"):
+                    if not self._same(name, data):
+                        write_atomically(path, content, durable=False)
+
+    def _same(self, name: str, data: bytes) -> bool:
+        """Whether these bytes stand whole under a name; False if nothing whole does."""
+        there = self.get(name)
+        if there is not None and there != data:
+            raise MessageConflict(f"{name}: other bytes stand here already")
+        return there is not None
 
     def get(self, name: str, most: int = LARGEST) -> bytes | None:
         """See :class:`~fedmed.exchange.base.Exchange`."""
@@ -80,5 +88,5 @@ def _below(folder: Path, prefix: str) -> Iterator[str]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _below(folder / entry.name, f"{prefix}{entry.name}/")
-        elif not entry.name.startswith("."):  # a file that is being written
+        elif entry.is_file(follow_symlinks=False) and is_name(prefix + entry.name):  # none is a file being written
             yield prefix + entry.name

@@ -31,5 +31,6 @@ class MemoryExchange:
 
     def names(self, prefix: str) -> list[str]:
         """See :class:`~fedmed.exchange.base.Exchange`."""
+        check_prefix(prefix)
         with self._lock:
-            return sorted(name for name in self._held if name.startswith(check_prefix(prefix)))
+            return sorted(name for name in self._held if name.startswith(prefix))

@@ -90,8 +90,8 @@ class Target(Record):
         """The label of every row, on the frame's index.
 
         Args:
-            frame: the raw columns, as :mod:`fedmed.sources.reading` cleans them: no value is missing; numbers are float64,
-                the classes of a multiclass target text.
+            frame: the raw columns, as :mod:`fedmed.sources.reading` cleans them: no value is missing; numbers are
+                float64, the classes of a multiclass target text.
 
         Returns:
             `target`, int64: 0 or 1, or the number of the class, or whether the event came; -1 where the raw value is no

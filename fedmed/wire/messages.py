@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -66,12 +67,16 @@ def read_name(name: str) -> Address:
     >>> read_name("to/va/3f2a91c0d1e2/001.00003.train.coordinator").round
     3
     """
+    address: Address | None
     try:
         _, recipient, run, last = name.split("/")
         attempt, round_, *topic, sender = last.split(".")
-        return Address(recipient, run, int(attempt), int(round_), ".".join(topic), sender)
+        address = Address(recipient, run, int(attempt), int(round_), ".".join(topic), sender)
     except ValueError:
-        raise MessageRefused(f"{name[:80]!r}: expected the name of a message's address") from None
+        address = None
+    if address is None or address.name != name or min(address.attempt, address.round) < 0:
+        raise MessageRefused(f"{name[:80]!r}: expected the name of a message's address")
+    return address
 
 
 def inbox_of(party: str, run: str = "") -> str:
@@ -177,6 +182,17 @@ class Plan(Record):
     def digest(self) -> str:
         """SHA-256 of the plan's bytes."""
         return hashlib.sha256(self.encoded()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        """By the bytes: what was derived from the fields is no part of it, and tensors cannot be compared like them."""
+        return isinstance(other, Plan) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A plan with other fields; what was derived from the old ones is left behind."""
+        return self.model_construct(**{**dict(self), **(update or {})})
 
     @cached_property
     def algorithm(self) -> Algorithm:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedmed.coordinator.reports import check_report
+from fedmed.coordinator.reports import REPORT, Reported, check_report
 from fedmed.data.cohort import Cohort
 from fedmed.errors import MessageRefused
+from fedmed.gates import judge
 from fedmed.targets.table import KINDS
-from fedmed.wire.messages import TestReport
+from fedmed.wire.messages import SiteEvaluation
 
 MODEL = "a" * 64
 TARGETS: dict[str, dict[str, Any]] = {
@@ -61,10 +62,12 @@ def report_of(kind: str) -> dict[str, Any]:
         **options,
         generator=np.random.default_rng(2),
     )
-    report = TestReport(
+    report = SiteEvaluation(
         run="run-1",
         round=3,
         sender="north",
+        purpose="evaluate",
+        question="c" * 64,
         models={"federated": MODEL},
         measurements={"federated": measured, "own": measured},
         comparison=comparison,
@@ -76,7 +79,7 @@ def report_of(kind: str) -> dict[str, Any]:
 
 def check(kind: str, content: dict[str, Any]) -> None:
     """The check, on what comes out of JSON."""
-    check_report(TestReport.model_validate(content), cohort_of(kind), MODEL)
+    check_report(SiteEvaluation.model_validate(content), cohort_of(kind), MODEL)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,5 +184,20 @@ def test_what_no_test_can_have_given_is_refused(what: str) -> None:
     kind, part, spoil = IMPOSSIBLE[what]
     content = report_of(kind)
     spoil(content)
-    with pytest.raises(MessageRefused, match=f"north: the report's {part} cannot be"):
+    with pytest.raises(MessageRefused) as refused:
         check(kind, content)
+    assert str(refused.value) == f"north: the report's {part} cannot be of such an evaluation"
+    verdicts = judge(REPORT, Reported(SiteEvaluation.model_validate(content), cohort_of(kind), MODEL))
+    assert [name for name, verdict in verdicts.items() if not verdict.passed] == [part]
+
+
+def test_all_that_cannot_be_is_told_at_once() -> None:
+    content = report_of("binary")
+    for what in ("no model is named", "a metric of another name", "a column that is not declared"):
+        IMPOSSIBLE[what][2](content)
+    IMPOSSIBLE["it speaks for another hospital"][2](content)
+    IMPOSSIBLE["a rate above one"][2](content)
+    with pytest.raises(MessageRefused) as refused:
+        check("binary", content)
+    parts = [reason.split()[2] for reason in str(refused.value).removeprefix("north: ").split("; ")]
+    assert parts == list(REPORT) == ["models", "measurements", "subgroups", "comparison", "curves"]

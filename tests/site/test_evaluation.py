@@ -14,7 +14,6 @@ from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import Cohort, Column, Minimum
 from fedmed.data.split import SplitOptions
 from fedmed.evaluation import survival
-from fedmed.exchange.base import fetch
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.models.bundle import outputs, predictions
 from fedmed.models.encoding import InputStatistics

@@ -175,7 +175,7 @@ class Shuffled:
     """A runner whose answers come in a drawn order, after all of them are there."""
 
     def __init__(self, inner: Runner, seed: int) -> None:
-        self._inner, self._chance = inner, random.Random(seed)
+        self._inner, self._chance = inner, random.Random(seed)  # noqa: S311  # an order, no secret
         self.step = inner.step
 
     def ask(self, questions: Sequence[Question]) -> Iterator[Answer | Refusal]:
