@@ -190,7 +190,7 @@ class Plan(Record):
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Plan:
         """A plan with other fields; what was derived from the old ones is left behind."""
         return self.model_construct(**{**dict(self), **(update or {})})
 
