@@ -24,6 +24,7 @@ from fedmed import typed_yaml
 from fedmed.comparison.traffic import Traffic, messages_of, traffic
 from fedmed.coordinator.evaluation import Evaluation, read_evaluation
 from fedmed.coordinator.history import History, read_history
+from fedmed.coordinator.home import CoordinatorHome
 from fedmed.coordinator.plan import run_id
 from fedmed.coordinator.runs import read_admissions
 from fedmed.coordinator.start import start_of
@@ -327,10 +328,12 @@ def forget(parent: Workspace, name: str, variants: Sequence[Variant]) -> None:
     for variant in variants:
         folder = folder_of(parent, name) / variant.name
         (folder / RESULT).unlink(missing_ok=True)
-        for path in (folder / "coordinator").glob("*"):
-            # The attempts are kept: hospitals give the same answer to the same question, and are to be asked anew.
-            if path.is_dir() and not path.is_symlink() and path.name != "runs":
+        home = CoordinatorHome(folder / "coordinator")
+        for path in home.path.glob("*"):
+            if path.is_dir() and not path.is_symlink() and path != home.runs:
                 shutil.rmtree(path)
+        for run in home.runs.glob("*"):
+            home.forget_run(run.name)
 
 
 def records_of(parent: Workspace, name: str, result: VariantResult) -> tuple[Settings, History, Evaluation]:

@@ -10,6 +10,7 @@ exchange/                       on one machine, where coordinator and hospitals 
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -156,6 +157,16 @@ class CoordinatorHome:
         """Remember that a run came to its end."""
         self.close_attempt(run, "train")
         self._write(run, self.attempts(run).model_copy(update={"finished": True}))
+
+    def forget_run(self, run: str) -> None:
+        """Drop all that was kept of a run, but how often hospitals were asked under its name.
+
+        They give the same answer to the same question: what is to be computed anew is asked under the next number.
+        """
+        self._write(run, Attempts(last=self.attempts(run).last))
+        for path in (self.runs / run).glob("*"):
+            if path.is_dir():
+                shutil.rmtree(path)
 
     def _attempts_file(self, run: str) -> Path:
         return self.runs / run / "attempts.json"

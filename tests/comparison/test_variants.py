@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_run import SITES, START, SmallRun, plan_of
 
-from fedmed.comparison.traffic import Traffic
+from fedmed.comparison.traffic import Traffic, messages_of, traffic
 from fedmed.comparison.variants import (
     RESULT,
     STRATEGY_NAMES,
@@ -18,6 +19,7 @@ from fedmed.comparison.variants import (
     VariantResult,
     folder_of,
     forget,
+    keep_result,
     kept_result,
     make_variant,
     read_change,
@@ -27,7 +29,11 @@ from fedmed.comparison.variants import (
     stages_left,
     variants_of,
 )
-from fedmed.errors import SettingsError
+from fedmed.coordinator.asking import Asked
+from fedmed.coordinator.evaluation import gather_evaluations, write_evaluation
+from fedmed.coordinator.history import choose_round, write_history
+from fedmed.coordinator.training import keep_plan, kept_run
+from fedmed.errors import SettingsError, WorkspaceError
 from fedmed.settings import Settings, read_settings
 from fedmed.strategies.table import STRATEGIES
 from fedmed.workspace import Workspace
@@ -48,9 +54,9 @@ def parent(tmp_path: Path) -> Workspace:
     shutil.copy(ROOT / "cohorts" / "heart_disease.yaml", tmp_path / "cohorts")
     (tmp_path / "sites" / "va").mkdir(parents=True)
     made = Workspace(tmp_path)
-    made.receipts.mkdir(parents=True)
-    (made.receipts / "va.json").write_text("a receipt")
-    made.admission_file.write_text("the admissions")
+    made.coordinator.receipts.mkdir(parents=True)
+    (made.coordinator.receipts / "va.json").write_text("a receipt")
+    made.coordinator.admission_file.write_text("the admissions")
     return made
 
 
@@ -160,34 +166,34 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(settings: Settings) -> N
 
 
 def test_a_variant_is_a_workspace_on_the_same_hospitals(parent: Workspace) -> None:
-    variant = variants_of(parent.settings(), request())[3]
+    variant = variants_of(parent.settings, request())[3]
     made = make_variant(parent, "few", variant)
     assert made.root == parent.root / "comparison" / "few" / "fedadam-2"
-    assert made.settings() == variant.settings.model_copy(update={"cohort": "cohort.yaml"})
-    assert made.cohort() == parent.cohort()
+    assert made.settings == variant.settings.model_copy(update={"cohort": "cohort.yaml"})
+    assert made.cohort == parent.cohort
     assert made.home("va") == parent.home("va")
-    assert made.admission_file.read_text() == "the admissions"
-    assert (made.receipts / "va.json").read_text() == "a receipt"
-    assert not made.exchange_folder.exists()
-    made.journal().add("round", number=1)
-    assert [event["event"] for event in parent.journal().events()] == ["round"]
+    assert made.coordinator.admission_file.read_text() == "the admissions"
+    assert (made.coordinator.receipts / "va.json").read_text() == "a receipt"
+    assert not made.coordinator.exchange_folder.exists()
+    made.coordinator.journal().add("round", number=1)
+    assert [event["event"] for event in parent.coordinator.journal().events()] == ["round"]
 
 
 def test_made_again_a_variant_keeps_what_it_has_done(parent: Workspace) -> None:
-    variant = variants_of(parent.settings(), request())[0]
+    variant = variants_of(parent.settings, request())[0]
     made = make_variant(parent, "few", variant)
-    (made.coordinator / "exchange").mkdir()
-    assert (make_variant(parent, "few", variant).coordinator / "exchange").is_dir()
+    made.coordinator.exchange_folder.mkdir()
+    assert make_variant(parent, "few", variant).coordinator.exchange_folder.is_dir()
 
 
 def test_a_moved_workspace_still_has_its_hospitals(parent: Workspace, tmp_path: Path) -> None:
-    make_variant(parent, "few", variants_of(parent.settings(), request())[0])
+    make_variant(parent, "few", variants_of(parent.settings, request())[0])
     moved = Workspace(shutil.copytree(parent.root, tmp_path / "moved", symlinks=True))
-    assert Workspace(folder_of(moved, "few") / "fedavg-1").home("va") == moved.root / "sites" / "va"
+    assert Workspace(folder_of(moved, "few") / "fedavg-1").home("va").path == moved.root / "sites" / "va"
 
 
 def test_a_result_counts_for_its_run_and_its_evaluation_only(parent: Workspace) -> None:
-    first, second, *_ = variants_of(parent.settings(), request())
+    first, second, *_ = variants_of(parent.settings, request())
     made = make_variant(parent, "few", first)
     assert kept_result(made, first, "abc") is None
     result = result_of(first)
@@ -200,22 +206,92 @@ def test_a_result_counts_for_its_run_and_its_evaluation_only(parent: Workspace) 
 
 
 def test_a_result_has_the_loss_of_the_chosen_round_and_the_bytes_of_all(parent: Workspace) -> None:
-    result = result_of(variants_of(parent.settings(), request())[0])
+    result = result_of(variants_of(parent.settings, request())[0])
     assert (result.validation_loss, result.moved, result.name) == (0.4, Traffic(down=6, up=2), "fedavg-1")
 
 
 def test_what_is_forgotten_is_the_variants_and_not_the_hospitals(parent: Workspace) -> None:
-    variant = variants_of(parent.settings(), request())[0]
+    variant = variants_of(parent.settings, request())[0]
     made = make_variant(parent, "few", variant)
     (made.root / RESULT).write_text("{}")
-    (parent.home("va") / "row").write_text("a record")
-    forget(parent, "few", variants_of(parent.settings(), request()))
-    assert not made.coordinator.exists()
+    (parent.home("va").path / "row").write_text("a record")
+    parent.coordinator.tracking.mkdir()
+    parent.coordinator.journal().add("round", number=1)
+    made.coordinator.exchange_folder.mkdir()
+    made.coordinator.training_folder.mkdir()
+    made.coordinator.begin_training("abc")
+    forget(parent, "few", variants_of(parent.settings, request()))
+    assert not made.coordinator.exchange_folder.exists()
+    assert not made.coordinator.training_folder.exists()
     assert not (made.root / RESULT).exists()
-    assert (parent.home("va") / "row").exists()
-    assert parent.journal().path.parent.exists()
+    assert (parent.home("va").path / "row").exists()
+    assert parent.coordinator.tracking.exists()
+    assert len(list(parent.coordinator.journal().events())) == 1
+
+
+@pytest.mark.parametrize("ended", ["killed", "failed", "finished"])
+def test_hospitals_are_asked_anew_about_a_variant_that_was_forgotten(parent: Workspace, ended: str) -> None:
+    # Their outboxes answer a question that they know with the bytes that they sent before: the numbers go on.
+    variants = variants_of(parent.settings, request())
+    made = make_variant(parent, "few", variants[0])
+    assert made.coordinator.begin_training("abc") == (1, 1)
+    keep_plan(made.coordinator, plan_of().model_copy(update={"run": "abc"}), START, 11)
+    if ended == "failed":
+        made.coordinator.close_attempt("abc", "train")
+    if ended == "finished":
+        made.coordinator.finish_training("abc")
+    forget(parent, "few", variants)
+    again = make_variant(parent, "few", variants[0])
+    assert stages_left(again, "abc") == ["train", "evaluate"]
+    assert kept_run(again.coordinator, "abc", 1, 11) is None
+    assert again.coordinator.begin_training("abc") == (2, 2)
 
 
 def test_a_variant_that_was_never_trained_has_all_before_it(parent: Workspace) -> None:
-    made = make_variant(parent, "few", variants_of(parent.settings(), request())[0])
+    made = make_variant(parent, "few", variants_of(parent.settings, request())[0])
     assert stages_left(made, "abc") == ["train", "evaluate"]
+
+
+def finished(folder: Path, made: Workspace) -> SmallRun:
+    """A run that the variant has trained: two rounds, of which the second is chosen."""
+    this = SmallRun(made.coordinator.path, plan_of(rounds=2), made.exchange()).everybody()
+    for number, loss in ((1, 0.5), (2, 0.4)):
+        this.score("north", loss, 40, number=number)
+    records = list(this.rounds())
+    write_history(
+        made.coordinator.training_folder, this.plan, records, choose_round(records), this.run.states[2].weights
+    )
+    return this
+
+
+def test_a_variant_that_was_trained_to_its_end_is_only_evaluated(parent: Workspace, tmp_path: Path) -> None:
+    made = make_variant(parent, "few", variants_of(parent.settings, request())[0])
+    finished(tmp_path, made)
+    assert stages_left(made, "run-1") == ["train", "evaluate"]  # killed before it was marked as finished
+    made.coordinator.finish_training("run-1")
+    assert stages_left(made, "run-1") == ["evaluate"]
+    assert stages_left(made, "another") == ["train", "evaluate"]
+    made.coordinator.begin_training("run-1")  # and begun anew
+    assert stages_left(made, "run-1") == ["train", "evaluate"]
+
+
+def test_the_result_of_a_variant_is_kept_with_the_bytes_that_it_moved(parent: Workspace, tmp_path: Path) -> None:
+    variant = variants_of(parent.settings, request())[0]
+    made = make_variant(parent, "few", variant)
+    with pytest.raises(WorkspaceError, match="no model has been trained here yet"):
+        keep_result(made, variant)
+    this = finished(tmp_path, made)
+    with pytest.raises(WorkspaceError, match="no model has been evaluated here yet"):
+        keep_result(made, variant)
+    asked = Asked({}, dict.fromkeys(SITES, "no test rows"))
+    evaluation = gather_evaluations(this.plan, 2, this.run.model_of(2), asked)
+    write_evaluation(made.coordinator.evaluation_folder, evaluation)
+    result = keep_result(made, variant)
+    assert (result.run, result.chosen, result.losses) == ("run-1", 2, (0.5, 0.4))
+    assert result.untested == dict.fromkeys(SITES, "no test rows")
+    assert result.traffic == traffic(messages_of(this.plan, this.exchange))
+    assert result.traffic[1].down == 6 * this.run.model_of(0).size
+    assert kept_result(made, variant, "run-1") == result
+    (this.run.folder / "plan.json").unlink()
+    with pytest.raises(WorkspaceError, match="the plan of run run-1 is gone; compare again with --force"):
+        keep_result(made, variant)

@@ -118,6 +118,16 @@ def test_an_evaluation_that_is_open_does_not_change_how_training_goes_on(home: C
     assert home.begin_training(RUN) == (3, 1)
 
 
+def test_of_a_run_that_is_forgotten_only_its_numbers_are_kept(home: CoordinatorHome) -> None:
+    home.begin_training(RUN)
+    agree(home)
+    home.open_attempt(RUN, "evaluate")
+    home.forget_run(RUN)
+    assert home.attempts(RUN) == Attempts(last=2)
+    assert [path.name for path in (home.runs / RUN).iterdir()] == ["attempts.json"]
+    assert home.begin_training(RUN) == (3, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"last": "many"}', b'{"unknown": 1}'], ids=repr)
 def test_attempts_that_are_damaged_are_said_with_what_to_do(home: CoordinatorHome, content: bytes) -> None:
     home.begin_training(RUN)
