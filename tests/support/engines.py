@@ -175,11 +175,7 @@ class Shuffled:
     """A runner whose answers come in a drawn order, after all of them are there."""
 
     def __init__(self, inner: Runner, seed: int) -> None:
-<<<<<<< HEAD
-        self._inner, self._chance = inner, random.Random(seed)  # noqa: S311  # an order, no secret
-=======
         self._inner, self._chance = inner, numpy_generator(seed, "arrival")
->>>>>>> bench
         self.step = inner.step
 
     def ask(self, questions: Sequence[Question]) -> Iterator[Answer | Refusal]:
