@@ -20,7 +20,8 @@ from in_memory import Recipe, Round, last_round, problems_of, scores, statistics
 
 from fedmed.data.cohort import Cohort, read_cohort
 from fedmed.evaluation.measurement import Measurement, bootstrap, share
-from fedmed.evaluation.metrics import METRICS, accuracy, log_loss
+from fedmed.evaluation.metrics import accuracy, log_loss
+from fedmed.evaluation.names import figures_of
 from fedmed.models.networks import NetworkOptions
 from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.sources.reading import read_embedded
@@ -204,7 +205,7 @@ def _report(p: np.ndarray, y: np.ndarray, seed: int, resamples: int) -> dict[str
     right = (p >= 0.5) == (y == 1)
     of = {"accuracy": np.ones(len(y), dtype=bool), "sensitivity": y == 1, "specificity": y == 0}
     told = {name: str(share(float(right[of[name]].sum()), float(of[name].sum()))) for name in SHARES}
-    statistics = {name: partial(METRICS[name], p, y) for name in REPORTED}
+    statistics = {name: partial(over, p, y) for name, over in figures_of("binary").items() if name in REPORTED}
     drawn: dict[str, Measurement] = bootstrap(
         statistics, rows=len(y), resamples=resamples, generator=numpy_generator(seed, "report")
     )

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from fedmed.sources.records import SOURCES
 from workplace import BIN, SITES, Workplace, embedded_rows, write_rows
 
+from fedmed.public.records import PUBLIC_COHORTS
 from fedmed.settings import describe
 from fedmed.site.cli import parser
 from flows.cli import cli
@@ -91,7 +91,7 @@ def is_in_the_help(command: str) -> None:
 def is_a_public_cohort(command: str) -> None:
     is_in_the_help(command)
     cohort = command.split("--cohort ")[1].split()[0]
-    assert cohort in SOURCES or cohort.isupper(), f"{cohort}: no public cohort, and no word to be filled in"
+    assert cohort in PUBLIC_COHORTS or cohort.isupper(), f"{cohort}: no public cohort, and no word to be filled in"
 
 
 def is_in_the_agents_help(command: str) -> None:
@@ -175,7 +175,7 @@ RUN: dict[str, Callable[[str], bool]] = {
     r"dvc plots show$": lambda printed: "index.html" in printed,
     r"fedmed predict --site cleveland rows\.csv$": lambda printed: "predictions" in printed,
     r"fedmed models$": lambda printed: "champion" in printed,
-    r"fedmed data list$": lambda printed: all(name in printed for name in SOURCES),
+    r"fedmed data list$": lambda printed: all(name in printed for name in PUBLIC_COHORTS),
     r"fedmed compare --strategies \S+ --seeds \d+$": lambda printed: "fedprox" in printed,
     r"fedmed init consortium$": lambda printed: "consortium" in printed,
     r"fedmed data add --site NAME FILE$": lambda printed: "303" in printed,

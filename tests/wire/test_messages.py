@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from fedmed.aggregation.grid import FixedPoint
 from fedmed.data.cohort import read_cohort
 from fedmed.errors import MessageRefused
-from fedmed.evaluation.comparison import compare
 from fedmed.evaluation.curves import CalibrationBin, Curves, RiskGroup, RocCurve
 from fedmed.evaluation.measurement import Measurement
 from fedmed.exchange.base import is_name
 from fedmed.models.encoding import InputStatistics
 from fedmed.models.networks import NetworkOptions
 from fedmed.strategies.options import AggregationOptions
+from fedmed.targets.binary import compare
 from fedmed.training.local import TrainingOptions
 from fedmed.training.personal import PersonalOptions
 from fedmed.wire.messages import (
