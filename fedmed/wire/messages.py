@@ -192,7 +192,10 @@ class Plan(Record):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Plan:
         """A plan with other fields; what was derived from the old ones is left behind."""
-        return self.model_construct(**{**dict(self), **(update or {})})
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("digest", "algorithm"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     @cached_property
     def algorithm(self) -> Algorithm:
