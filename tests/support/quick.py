@@ -14,12 +14,11 @@ TOO_LONG = {
     "data/test_contract.py",  # Great Expectations: 2 s for every table
     "data/test_rules.py",
     "evaluation/test_comparison.py",  # many resamples, or many trainings
-    "evaluation/test_kinds.py",
     "evaluation/test_measurement.py",
     "evaluation/test_plots.py",
     "models/test_sequences.py",
     "site/test_answers.py",
-    "site/test_report.py",
+    "site/test_evaluation.py",
     "strategies/test_against_papers.py",
     "strategies/test_contract.py",
     "training/test_alone.py",
