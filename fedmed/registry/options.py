@@ -11,6 +11,7 @@ from pydantic import Field
 
 from fedmed.evaluation.measurement import number
 from fedmed.evaluation.names import LOWER_IS_BETTER
+from fedmed.gates import Verdict, cannot_tell, fails
 from fedmed.typed_yaml import Record
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -58,10 +59,8 @@ class RegistryOptions(Record):
     champion: ChampionRule = Field(ChampionRule(), description="when a new version becomes champion")
 
 
-def better(
-    rule: ChampionRule, challenger: Mapping[str, float], champion: Mapping[str, float], version: int
-) -> tuple[bool, str]:
-    """Whether a challenger takes the champion's place, and why, in a sentence.
+def better(rule: ChampionRule, challenger: Mapping[str, float], champion: Mapping[str, float], version: int) -> Verdict:
+    """Whether a challenger takes the champion's place, and why, in a sentence; also where it passes.
 
     Args:
         rule: the metric and its bounds.
@@ -70,13 +69,13 @@ def better(
         version: the champion's number, for the sentence.
 
     >>> better(ChampionRule(), {"a": 0.40, "b": 0.30}, {"a": 0.45, "b": 0.31}, 1)
-    (True, 'mean validation_loss over 2 hospitals is .350, better by .030 than .380 of version 1')
-    >>> better(ChampionRule(), {"a": 0.40, "b": 0.30}, {"a": 0.60, "b": 0.20}, 1)[1].partition(", but ")[2]
+    Verdict(word='passes', why='mean validation_loss over 2 hospitals is .350, better by .030 than .380 of version 1')
+    >>> better(ChampionRule(), {"a": 0.40, "b": 0.30}, {"a": 0.60, "b": 0.20}, 1).why.partition(", but ")[2]
     'b gets worse by .100 (at most .050)'
     """
     common = sorted(challenger.keys() & champion.keys())
     if not common:
-        return False, f"version {version} has no {rule.metric} at a hospital that this one was validated at"
+        return cannot_tell(f"version {version} has no {rule.metric} at a hospital that this one was validated at")
     sign = -1 if rule.metric.removeprefix("validation_") in LOWER_IS_BETTER else 1
     gain = {site: sign * (challenger[site] - champion[site]) for site in common}
     new, old = (math.fsum(figures[site] for site in common) / len(common) for figures in (challenger, champion))
@@ -88,9 +87,9 @@ def better(
         change = (
             "no better" if mean == 0 else f"worse by {number(-mean)}" if mean < 0 else f"better by only {number(mean)}"
         )
-        return False, f"{said}, {change} {than} (a gain over {number(rule.minimum_gain)} is asked for)"
+        return fails(f"{said}, {change} {than} (a gain over {number(rule.minimum_gain)} is asked for)")
     said = f"{said}, better by {number(mean)} {than}"
     if -gain[worst] > rule.largest_loss_at_a_site:
         limit = number(rule.largest_loss_at_a_site)
-        return False, f"{said}, but {worst} gets worse by {number(-gain[worst])} (at most {limit})"
-    return True, said
+        return fails(f"{said}, but {worst} gets worse by {number(-gain[worst])} (at most {limit})")
+    return Verdict("passes", said)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fedmed.errors import RegistryError
-from fedmed.registry.options import NAME, RegistryOptions, better
+from fedmed.gates import PASSES, Gate, Verdict, against, cannot_tell, judge
+from fedmed.registry.options import NAME, ChampionRule, RegistryOptions, better
 from fedmed.registry.packaging import packaged
 from fedmed.registry.page import summary
 from fedmed.registry.release import Registered, Release
@@ -134,23 +135,55 @@ LIKELIHOOD = "network.survival"
 """The parameter by which validation losses differ in kind: a partial likelihood is not one of discrete times."""
 
 
+class _Challenge(NamedTuple):
+    """A new version's run, that of the champion, the champion's number, and what they are compared by."""
+
+    ours: Run
+    other: Run
+    holder: str
+    rule: ChampionRule
+
+
+def _same_cohort(that: _Challenge) -> Verdict:
+    if that.ours.data.tags.get(MARKS["cohort"]) == that.other.data.tags.get(MARKS["cohort"]):
+        return PASSES
+    return cannot_tell(f"its cohort is declared otherwise than that of version {that.holder}: a person has to decide")
+
+
+def _same_loss(that: _Challenge) -> Verdict:
+    ours, other = (run.data.params.get(LIKELIHOOD) for run in (that.ours, that.other))
+    if that.rule.metric != "validation_loss" or ours == other:
+        return PASSES
+    return cannot_tell(
+        f"its loss is another than that of version {that.holder} ({LIKELIHOOD}), so the two cannot be compared: a"
+        " person has to decide, or registry.champion.metric names a metric that both have, such as validation_c_index"
+    )
+
+
+def _better(that: _Challenge) -> Verdict:
+    rule = that.rule
+    return better(rule, _at_sites(that.ours, rule.metric), _at_sites(that.other, rule.metric), int(that.holder))
+
+
+COMPARABLE: dict[str, Gate[_Challenge]] = {"cohort": _same_cohort, "loss": _same_loss}
+"""Whether a new version and the champion can be held against each other at all."""
+TAKES_ITS_PLACE: dict[str, Gate[_Challenge]] = {"figures": _better}
+"""Whether it is so much better that it becomes champion."""
+
+
 def _judged(client: MlflowClient, options: RegistryOptions, run: Run, holder: str) -> tuple[bool, str]:
     if not holder:
         return True, "there was no champion yet"
     other = client.get_run(str(client.get_model_version(options.model, holder).run_id))
-    ours = client.get_run(run.info.run_id)
-    if ours.data.tags.get(MARKS["cohort"]) != other.data.tags.get(MARKS["cohort"]):
-        return False, f"its cohort is declared otherwise than that of version {holder}: a person has to decide"
-    metric = options.champion.metric
-    if metric == "validation_loss" and ours.data.params.get(LIKELIHOOD) != other.data.params.get(LIKELIHOOD):
-        return False, (
-            f"its loss is another than that of version {holder} ({LIKELIHOOD}), so the two cannot be compared: a person"
-            " has to decide, or registry.champion.metric names a metric that both have, such as validation_c_index"
-        )
-    champion, reason = better(options.champion, _at_sites(ours, metric), _at_sites(other, metric), int(holder))
-    before, now = _fingerprints(other), _fingerprints(ours)
+    challenge = _Challenge(client.get_run(run.info.run_id), other, holder, options.champion)
+    if reasons := against(judge(COMPARABLE, challenge)):
+        return False, "; ".join(reasons)
+    verdicts = judge(TAKES_ITS_PLACE, challenge)
+    reason = "; ".join(verdict.why for verdict in verdicts.values())
+    before, now = _fingerprints(other), _fingerprints(challenge.ours)
     changed = sorted(site for site in before.keys() & now.keys() if before[site] != now[site])
-    return champion, reason + (f"; since then the partitions of {', '.join(changed)} have changed" if changed else "")
+    reason += f"; since then the partitions of {', '.join(changed)} have changed" if changed else ""
+    return not against(verdicts), reason
 
 
 def _at_sites(run: Run, metric: str) -> dict[str, float]:

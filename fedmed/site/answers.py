@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from fedmed.aggregation.statistics import column_sums
@@ -15,9 +17,15 @@ from fedmed.weights import to_bytes
 from fedmed.wire.messages import Admission, Score, StageAnswer, Statistics, Update
 from fedmed.wire.post import reference
 
+DAY = 86_400
+
 
 def validate(request: Request) -> Told:
-    """Hold the partition against the contract. What does not open takes no part; the hospital's log says why."""
+    """Hold the partition against the contract. What does not open takes no part; the hospital's log says why.
+
+    A validation is where hospitals come by regularly: bodies that were kept for as long as declared go here.
+    """
+    request.outbox.drop_bodies(time.time() - DAY * request.options.keep_bodies)
     try:
         verdict, fingerprint, rows = examine_partition(request.home, request.minimum_cell)
     except VaultError:

@@ -222,16 +222,16 @@ def test_version_left_half_registered_does_not_take_the_aliases_back(
     ],
 )
 def test_rule_for_the_champion(challenger: dict[str, float], champion: dict[str, float], wins: bool, said: str) -> None:
-    decided, reason = better(ChampionRule(), challenger, champion, 4)
-    assert decided is wins
-    assert said in reason
+    verdict = better(ChampionRule(), challenger, champion, 4)
+    assert verdict.passed is wins
+    assert said in verdict.why
 
 
 def test_rule_for_a_metric_that_should_be_high() -> None:
     rule = ChampionRule(metric="validation_accuracy", minimum_gain=0.02)
-    assert better(rule, {"a": 0.85}, {"a": 0.80}, 1)[0]
-    assert not better(rule, {"a": 0.81}, {"a": 0.80}, 1)[0]
-    assert not better(rule, {"a": 0.75}, {"a": 0.80}, 1)[0]
+    assert better(rule, {"a": 0.85}, {"a": 0.80}, 1).passed
+    assert not better(rule, {"a": 0.81}, {"a": 0.80}, 1).passed
+    assert not better(rule, {"a": 0.75}, {"a": 0.80}, 1).passed
 
 
 def test_worse_version_is_challenger_only_until_promoted_by_hand(
