@@ -16,7 +16,7 @@ from fedmed.gates import Gate, Verdict, against, fails_if, judge
 from fedmed.settings import Settings
 from fedmed.typed_yaml import Record
 from fedmed.weights import sha256
-from fedmed.wire.messages import Admission, Question, encode
+from fedmed.wire.messages import Admission, Question, bare, encode
 
 
 class Admissions(Record):
@@ -33,10 +33,10 @@ class Admissions(Record):
             if reasons := against(judge(ADMISSION, admission)):
                 unusable[site] = "; ".join(reasons)
             else:
-                sites[site] = admission
+                sites[site] = bare(admission)
         by_site = {question.recipient: question for question in questions}
         for site, reason in unusable.items():
-            sites[site] = _quarantined(by_site[site], f"validation: {reason}")
+            sites[site] = bare(_quarantined(by_site[site], f"validation: {reason}"))
         return cls(validation=questions[0].run, sites=dict(sorted(sites.items())))
 
     @property

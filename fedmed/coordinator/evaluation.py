@@ -20,7 +20,7 @@ from fedmed.settings import Settings
 from fedmed.targets.kind import KindName
 from fedmed.targets.table import KINDS
 from fedmed.typed_yaml import Record
-from fedmed.wire.messages import Payload, Plan, Question, SiteEvaluation
+from fedmed.wire.messages import Payload, Plan, Question, SiteEvaluation, bare
 from fedmed.wire.post import reference
 
 
@@ -116,7 +116,7 @@ def gather_evaluations(plan: Plan, number: int, model: Payload, asked: Asked) ->
     for site, report in asked.answers.items():
         try:
             check_report(report, plan.cohort, model.sha256)
-            reports[site] = report
+            reports[site] = bare(report)
         except ExchangeError as problem:
             refused[site] = str(problem)
     cohort = plan.cohort

@@ -67,7 +67,7 @@ def write_history(
     )
     ModelBundle(description, dict(weights)).save(folder / "model")
     history = History(
-        run=plan.run, plan=plan.digest, participants=plan.participants, chosen=chosen.round, rounds=tuple(rounds)
+        run=plan.run, plan=plan.content, participants=plan.participants, chosen=chosen.round, rounds=tuple(rounds)
     )
     _write_curves(folder / "curves", rounds)
     write_json(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -198,6 +198,11 @@ class Plan(Record):
         return copied
 
     @cached_property
+    def content(self) -> str:
+        """SHA-256 of what was agreed, whichever attempt it was: the same agreed again is the same."""
+        return self.model_copy(update={"attempt": 1}).digest
+
+    @cached_property
     def algorithm(self) -> Algorithm:
         """What the plan means in code."""
         return algorithm(
@@ -216,6 +221,17 @@ class Response(Message):
 
     recipient: Party = COORDINATOR
     question: Digest
+
+
+R = TypeVar("R", bound=Response)
+
+
+def bare(response: R) -> R:
+    """A response as it is kept: without attempt and question, so that the same said again is the same.
+
+    What is written of it is an output of the pipeline, which is due again where an output has changed.
+    """
+    return response.model_copy(update={"attempt": 1, "question": "0" * 64})
 
 
 class Refusal(Response):

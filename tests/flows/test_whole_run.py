@@ -172,3 +172,15 @@ def test_the_command_line_says_who_is_champion(trained: Workplace) -> None:
     (entry,) = trained.fedmed("models")
     assert set(entry["aliases"]) == {"challenger", "champion"}
     assert (BIN / "fedmed").exists()
+
+
+def test_what_is_asked_again_is_no_change_for_the_pipeline(trained: Workplace, tmp_path: Path) -> None:
+    place = trained.copy(tmp_path / "copy")
+    kept = {
+        name: (place.root / "coordinator" / name).read_bytes()
+        for name in ("admission.json", "training/rounds.json", "evaluation/evaluations.json")
+    }
+    place.fedmed("validate")
+    place.fedmed("run", "--force")
+    assert {name: (place.root / "coordinator" / name).read_bytes() for name in kept} == kept
+    assert json.loads(place.call("dvc", "status", "--json").stdout) == {}
