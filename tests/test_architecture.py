@@ -193,3 +193,8 @@ def test_packages_come_from_this_tree(package: str) -> None:
     # All three names are taken on PyPI: a stranger's package must not stand in for ours.
     found = Path(importlib.import_module(package).__file__ or "").resolve()
     assert found == (ROOT / package / "__init__.py").resolve()
+
+
+def test_no_module_is_longer_than_can_be_read_at_once() -> None:
+    long = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules()}
+    assert {name: lines for name, lines in long.items() if lines > 400} == {}

@@ -11,6 +11,12 @@ QUICK = {
 }  # fmt: skip
 """The rooms whose tests are fast, and the tests that stand beside the rooms."""
 TOO_LONG = {
+    "coordinator/test_resume.py",  # whole runs with hospitals
+    "data/test_public_cohorts.py",
+    "engine/test_processes.py",
+    "engine/test_runners.py",
+    "engine/test_stages.py",
+    "site/test_agent.py",
     "data/test_contract.py",  # Great Expectations: 2 s for every table
     "data/test_rules.py",
     "evaluation/test_comparison.py",  # many resamples, or many trainings
