@@ -44,7 +44,7 @@ def mirror() -> Iterator[str]:
 
 
 def rows_in_vaults(root: Path) -> dict[str, int]:
-    homes = [SiteHome(root / "sites" / site) for site in Workspace(root).settings().federation.sites]
+    homes = [SiteHome(root / "sites" / site) for site in Workspace(root).settings.federation.sites]
     return {home.name: len(home.vault().read(home.records)) for home in homes}
 
 

@@ -410,15 +410,28 @@ def killed_after(lines: int, work: Callable[[], object]) -> bool:
                 raise Killed
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except Killed:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+    # In a thread of its own: what is ended inside a handler leaves the error handled there behind in its thread.
+    told: list[bool | BaseException] = []
+
+    def run() -> None:
+        sys.settrace(trace)
+        try:
+            work()
+            told.append(False)
+        except Killed:
+            told.append(True)
+        except BaseException as problem:  # noqa: BLE001  # handed to who waits
+            told.append(problem)
+        finally:
+            sys.settrace(None)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    (outcome,) = told
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 @pytest.fixture
