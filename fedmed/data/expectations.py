@@ -68,7 +68,8 @@ def _may_be_seen(cell: Any, *, array: bool) -> bool:
         return True
     if isinstance(cell, int):
         return not array and -(1 << 63) <= cell < 1 << 63
-    return not array and isinstance(cell, str | float | np.integer | np.floating | np.bool_)
+    # A float of fewer bits is sealed too: beside a large number, hashing warns that it overflows.
+    return not array and isinstance(cell, str | float | np.integer | np.bool_)
 
 
 class _Sealed:
