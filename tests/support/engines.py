@@ -5,7 +5,6 @@ Everything here can be imported by a process that a runner has started.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from golden import KINDS, Hospitals, Kind, cohort_of, settings_from
 from plain import agents
+from torch import Tensor
 
 from fedmed.aggregation.grid import FixedPoint
 from fedmed.aggregation.statistics import column_sums, pool_statistics
@@ -26,7 +26,7 @@ from fedmed.exchange.base import Exchange
 from fedmed.exchange.folder import FolderExchange
 from fedmed.exchange.memory import MemoryExchange
 from fedmed.models.networks import initial_weights, network_for
-from fedmed.seeds import torch_generator
+from fedmed.seeds import numpy_generator, torch_generator
 from fedmed.settings import Settings
 from fedmed.site.desk import open_session
 from fedmed.site.home import SiteHome
@@ -175,34 +175,60 @@ class Shuffled:
     """A runner whose answers come in a drawn order, after all of them are there."""
 
     def __init__(self, inner: Runner, seed: int) -> None:
-        self._inner, self._chance = inner, random.Random(seed)
+        self._inner, self._chance = inner, numpy_generator(seed, "arrival")
         self.step = inner.step
 
     def ask(self, questions: Sequence[Question]) -> Iterator[Answer | Refusal]:
         """See :class:`Runner`."""
         answers = list(self._inner.ask(questions))
-        self._chance.shuffle(answers)
-        return iter(answers)
+        return (answers[place] for place in self._chance.permutation(len(answers)))
 
 
 class Losing:
-    """A runner on whose way some hospitals' updates are lost: when they were sent, or before they were asked for."""
+    """A runner on whose way some hospitals' answers are lost: when they were sent, or before they were asked for.
 
-    def __init__(self, inner: Runner, lost: Mapping[int, Sequence[str]], *, asked: bool) -> None:
+    Args:
+        inner: who carries the questions.
+        lost: round → hospitals.
+        asked: whether they are asked at all.
+        about: the question of a stage whose answers are lost; those that are to train if left out.
+    """
+
+    def __init__(self, inner: Runner, lost: Mapping[int, Sequence[str]], *, asked: bool, about: str = "") -> None:
         self._inner, self._lost, self._asked = inner, lost, asked
+        self._what = ("stage", about) if about else ("train", "")
         self.step = inner.step
 
     def ask(self, questions: Sequence[Question]) -> Iterator[Answer | Refusal]:
         """See :class:`Runner`."""
 
         def lost(question: Question) -> bool:
-            return question.purpose == "train" and question.site in self._lost.get(question.round, ())
+            what = question.purpose, question.about
+            return what == self._what and question.site in self._lost.get(question.round, ())
 
         away = {question.site for question in questions if lost(question)}
         for answer in self._inner.ask([each for each in questions if self._asked or each.site not in away]):
             if answer.site not in away:
                 yield answer
         yield from (Refusal(site, f"{site} is away") for site in sorted(away))
+
+
+class Listening:
+    """A runner that remembers every vector that it has carried: what a curious coordinator would see."""
+
+    def __init__(self, inner: Runner) -> None:
+        self._inner = inner
+        self.step = inner.step
+        self.heard: dict[tuple[int, str], Tensor] = {}
+
+    def ask(self, questions: Sequence[Question]) -> Iterator[Answer | Refusal]:
+        """See :class:`Runner`."""
+        asked = {question.site: question for question in questions}
+        for answer in self._inner.ask(questions):
+            question = asked[answer.site]
+            if isinstance(answer, Answer) and question.purpose == "train":
+                self.heard[question.round, answer.site] = answer.content.clone()
+            yield answer
 
 
 class PowerCut(Exception):
