@@ -66,7 +66,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
                 said, body = _said(members(_question(asked, told)))
         except FedMedError as problem:
             said, body = {"refusal": str(problem)}, b""
-        except Exception as problem:  # noqa: BLE001 — of one hospital: its neighbours go on
+        except Exception as problem:  # noqa: BLE001  # of one hospital: its neighbours go on
             traceback.print_exc()
             said, body = {"refusal": f"{type(problem).__name__} in its process, whose standard error says more"}, b""
         try:
@@ -266,7 +266,7 @@ class Processes:
                 worker = self._worker_of[question.site]
                 frames = [] if worker.lost else self._frames(worker, question)
                 came.put(worker.ask(frames, question.site, self._deadline))
-        except BaseException as problem:  # noqa: BLE001 — raised by whoever waits for the answers, instead of waiting on
+        except BaseException as problem:  # noqa: BLE001  # raised by whoever waits for the answers
             came.put(problem)
 
     def _frames(self, worker: Worker, question: Question) -> list[bytes]:
