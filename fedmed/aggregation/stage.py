@@ -84,6 +84,8 @@ class Stage(NamedTuple):
         sees: whether the coordinator can read each hospital's vector behind this stage, or their sum alone.
         discloses: what the stage lets the coordinator know, in a sentence.
         asks: its questions, in order.
+        exact: whether its numbers are those of the turn to the last digit, so that they can be held against the plan;
+            noise is not.
     """
 
     send: Callable[[Tensor, Context], Tensor]
@@ -91,6 +93,7 @@ class Stage(NamedTuple):
     sees: Literal["each", "sum"]
     discloses: str
     asks: tuple[Ask, ...] = ()
+    exact: bool = True
 
 
 def on_grid(grid: FixedPoint) -> Stage:

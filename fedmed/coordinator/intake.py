@@ -122,7 +122,7 @@ def take_update(envelope: Envelope, exchange: Exchange) -> Tensor:
     kind = "I32" if plan.grid.bits == 32 else "I64"
     expected = {"update": Layout(kind, (plan.algorithm.form.size,))}
     vector = from_bytes(payload_of(exchange, update.payload), expected)["update"]
-    if plan.algorithm.sees_each:
+    if plan.algorithm.sees_each and all(stage.exact for stage in plan.algorithm.stages):
         need(CONTENT, Content(vector, envelope), lambda reasons: MessageRefused(f"{where}: {reasons}"))
     return vector
 
