@@ -36,5 +36,5 @@ def train_pooled(plan: Plan, homes: Iterable[SiteHome]) -> dict[str, Tensor]:
     seed = plan.training.seed
     start = initial_weights(desks[0].network, torch_generator(seed, "start"))
     generator = torch_generator(seed, "pooled")
-    problem = desks[0].problem()._replace(features=joined["train"][0], labels=joined["train"][1])
+    problem = desks[0].problem()._replace(features=joined["train"][0], labels=joined["train"][1], patients=None)
     return dict(train_alone(problem, joined["validation"], start, generator).state)

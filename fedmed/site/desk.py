@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
+from fedmed.data.cohort import PATIENT
 from fedmed.data.partition import MANIFEST, Manifest, read_manifest, read_partition
 from fedmed.models.encoding import InputStatistics, encode, labels_of
 from fedmed.models.networks import network_for
@@ -40,6 +42,7 @@ class Desk:
     site: str
     network: nn.Module
     examples: dict[str, Examples]
+    patients: dict[str, Tensor]
 
     @property
     def how(self) -> Algorithm:
@@ -58,7 +61,7 @@ class Desk:
 
     def problem(self, split: str = "train") -> Problem:
         """The rows of a split, to be fitted."""
-        return Problem(self.network, self.loss, *self.examples[split], self.plan.training)
+        return Problem(self.network, self.loss, *self.examples[split], self.plan.training, self.patients[split])
 
     def own(self, weights: Weights, kept: Weights) -> Personal:
         """A model as this hospital uses it.
@@ -92,8 +95,12 @@ class SiteSession:
         with self._lock:
             if self._desk is None or self._desk.plan.digest != plan.digest:
                 network = network_for(plan.cohort, plan.network)
-                self._desk = Desk(plan, self.home.name, network, self.encode(plan.statistics))
+                self._desk = Desk(plan, self.home.name, network, self.encode(plan.statistics), self.patients())
             return self._desk
+
+    def patients(self) -> dict[str, Tensor]:
+        """Of every split, whose each row is: numbers from 0 in the order in which patients appear, `(rows,)`."""
+        return {name: torch.from_numpy(pd.factorize(table[PATIENT])[0]) for name, table in self.tables.items()}
 
     def encode(self, statistics: InputStatistics) -> dict[str, Examples]:
         """Every split under some input statistics."""
